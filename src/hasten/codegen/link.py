@@ -24,7 +24,8 @@ __all__ = ["Image", "link"]
 
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 _ALLOC, _WRITE, _EXECUTE, _TLS = 0x2, 0x1, 0x4, 0x400
-_SYMTAB, _RELA, _NOBITS, _CONSTRUCTORS = 2, 4, 8, (14, 15, 16)
+_SYMTAB, _RELA, _NOBITS = 2, 4, 8
+_CONSTRUCTORS = (".ctors", ".dtors", ".init_array", ".fini_array", ".preinit_array")
 _UNDEFINED, _ABSOLUTE, _COMMON = 0, 0xFFF1, 0xFFF2
 _LOCAL, _GLOBAL, _WEAK = 0, 1, 2
 _GROUPS = ("code", "constants", "data", "zeroed")
@@ -162,7 +163,7 @@ def _read_section(data: bytes, header: _Header, name: str) -> _Section | None:
     """The section, if it is one to load."""
     if not header.flags & _ALLOC or name.startswith((".eh_frame", ".note", ".comment")):
         return None
-    if header.flags & _TLS or header.type in _CONSTRUCTORS:
+    if header.flags & _TLS or name.startswith(_CONSTRUCTORS):
         raise CompileError(f"section {name}: kernels can have neither thread-local data nor constructors")
     if header.alignment > 4096:
         raise CompileError(f"section {name}: alignment {header.alignment} is above a page")
