@@ -59,7 +59,7 @@ def byte_count(count: int, dtype: ir.DataType) -> int:
     return (count * dtype.bitwidth + 7) // 8
 
 
-def _typed_field(tensor: onnx.TensorProto, dtype: ir.DataType) -> tuple[str, int]:
+def _typed_field(dtype: ir.DataType) -> tuple[str, int]:
     """(field that holds values of this dtype when raw_data is absent, field entries per element)."""
     code = dtype.value
     if code in (_T.COMPLEX64, _T.COMPLEX128):
@@ -96,8 +96,9 @@ class TensorReader:
                 raise ModelError(f"{where}: string tensors cannot be stored as raw data")
             wanted, got, unit = byte_count(count, dtype), len(tensor.raw_data), "bytes"
         else:
-            field, per_element = _typed_field(tensor, dtype)
-            wanted = byte_count(count, dtype) if dtype.bitwidth < 8 else count * per_element
+            field, per_element = _typed_field(dtype)
+            packed = dtype != ir.DataType.STRING and dtype.bitwidth < 8
+            wanted = byte_count(count, dtype) if packed else count * per_element
             got, unit = len(getattr(tensor, field)), f"entries in {field}"
         if wanted != got:
             raise ModelError(f"{where}: shape {list(tensor.dims)} of {dtype.name.lower()} needs {wanted} {unit}, "

@@ -92,6 +92,23 @@ def all_graphs(graph: ir.Graph) -> list[ir.Graph]:
     return found
 
 
+_CONTROL = ("If", "Loop", "Scan", "SequenceMap")
+
+
+def control_graphs(graph: ir.Graph) -> list[ir.Graph]:
+    """A graph and the graphs nested in it through control flow, outermost first.
+
+    Graphs that other operators carry (a score function, say) are not among them: whoever runs such an operator takes its
+    graph as a whole, so it must not come to use values of the outer scope.
+    """
+    found = [graph]
+    for current in found:
+        for node in current:
+            if is_op(node, *_CONTROL):
+                found.extend(bodies(node))
+    return found
+
+
 class Editor:
     """Makes nodes and constants with names that are unique in the whole model."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.base.errors import ModelError
-from hasten.graph.edit import Editor, all_graphs, attribute, bodies, constant, is_op, remove_dead
+from hasten.graph.edit import Editor, attribute, constant, control_graphs, is_op, remove_dead
 from hasten.graph.evaluate import evaluate
 
 
@@ -17,7 +17,7 @@ def hoist_constants(edit: Editor) -> int:
     """All constants become initializers of the main graph; bodies use them as values of the outer scope."""
     changes = 0
     main = edit.model.graph
-    for graph in all_graphs(main):
+    for graph in control_graphs(main):
         for node in list(graph):
             if is_op(node, "Constant"):
                 edit.replace(node, [edit.tensor(*_constant_tensor(edit, node))])
@@ -68,7 +68,7 @@ def _constant_tensor(edit: Editor, node: ir.Node) -> tuple[ir.TensorProtocol, st
 def fold_constants(edit: Editor) -> int:
     """Compute nodes whose inputs are all constant; what would grow too large or fails stays as it is."""
     changes = 0
-    for graph in all_graphs(edit.model.graph):
+    for graph in control_graphs(edit.model.graph):
         for node in list(graph):
             if node.domain or not node.inputs or not _foldable_inputs(node):
                 continue
@@ -106,7 +106,7 @@ def remove_unused(edit: Editor) -> int:
 def inline_constant_if(edit: Editor) -> int:
     """An If whose condition is known becomes the nodes of the branch that is taken."""
     changes = 0
-    for graph in all_graphs(edit.model.graph):
+    for graph in control_graphs(edit.model.graph):
         for node in list(graph):
             if not is_op(node, "If") or node.graph is not graph:
                 continue
@@ -134,7 +134,7 @@ def _splice(edit: Editor, node: ir.Node, branch: ir.Graph) -> None:
 def own_outputs(edit: Editor) -> int:
     """Every output of every graph is computed by a node of that graph, and by one output only (through Identity)."""
     changes = 0
-    for graph in all_graphs(edit.model.graph):
+    for graph in control_graphs(edit.model.graph):
         seen: set[ir.Value] = set()
         for index, value in enumerate(list(graph.outputs)):
             producer = value.producer()
@@ -153,8 +153,3 @@ def own_outputs(edit: Editor) -> int:
             graph.append(copy)
             graph.outputs[index] = copy.outputs[0]
     return changes
-
-
-def nested(node: ir.Node) -> bool:
-    """Whether a node has graphs inside."""
-    return next(bodies(node), None) is not None

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from hasten.base.errors import ModelError
+from hasten.graph.clean import drop_empty_inputs, merge_shape_ops, remove_no_ops, share_repeated
 from hasten.graph.edit import Editor, all_graphs
 from hasten.graph.fold import fold_constants, hoist_constants, inline_constant_if, own_outputs, remove_unused
 from hasten.graph.functions import inline_functions
+from hasten.graph.simplify import fold_batch_norm, fold_channel_arithmetic, fold_input_scale, fold_pad
 from hasten.graph.upgrade import upgrade
 
 MAX_ROUNDS = 20
@@ -23,8 +25,16 @@ MAX_ROUNDS = 20
 Pass = Callable[[Editor], int]
 
 SIMPLIFY: list[tuple[str, Pass]] = [
+    ("drop empty inputs", drop_empty_inputs),
     ("fold constants", fold_constants),
     ("inline constant If", inline_constant_if),
+    ("remove no-ops", remove_no_ops),
+    ("merge shape operators", merge_shape_ops),
+    ("share repeated work", share_repeated),
+    ("fold BatchNormalization", fold_batch_norm),
+    ("fold channel arithmetic", fold_channel_arithmetic),
+    ("fold input scale", fold_input_scale),
+    ("fold Pad", fold_pad),
     ("remove unused", remove_unused),
 ]
 
