@@ -1,0 +1,73 @@
+"""Conversions between dtypes: Cast, CastLike, BitCast."""
+
+from __future__ import annotations
+
+from hasten.base import dtypes
+from hasten.base.dtypes import is_float
+from hasten.kernels import expr as E
+from hasten.kernels.bitcast import BitCastSpec
+from hasten.kernels.expr import Expr, op
+from hasten.lower.trace import Context, Tensor
+from hasten.ops.elementwise import elementwise, refuse_complex
+from hasten.ops.registry import Node, NoNative, operator, tensors
+
+SATURATING = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float4_e2m1fn")
+E8M0_MIN, E8M0_MAX = 2.0**-127, 2.0**127
+
+
+def convert(cx: Context, x: Tensor, to: str, saturate: bool = True, round_mode: str = "up") -> Tensor:
+    """x as dtype `to` with ONNX's meaning. saturate: numbers beyond a float8's range become its largest number (else NaN or infinity)."""
+    if to == x.dtype:
+        return x
+    if to == "string" or to.startswith("complex"):
+        raise NoNative(f"conversion to {to}")
+    refuse_complex(cx, x)
+    return elementwise(cx, lambda a: convert_element(a, to, saturate, round_mode), x, dtype=to)
+
+
+def convert_element(a: Expr, to: str, saturate: bool = True, round_mode: str = "up") -> Expr:
+    """The value of one element after conversion, in the compute dtype of `to`."""
+    if to == "float8_e8m0fnu":
+        return _power_of_two(E.cast(a, "float32"), saturate, round_mode)
+    if saturate and to in SATURATING:
+        return E.saturate(a if is_float(a.dtype) else E.cast(a, "float32"), to)
+    return E.cast(a, to)
+
+
+def _power_of_two(a: Expr, saturate: bool, round_mode: str) -> Expr:
+    """a rounded to a power of two in [2^-127, 2^127]: upwards, downwards, or to the nearest."""
+    if saturate:
+        a = op("min", op("max", a, E8M0_MIN), E8M0_MAX)
+    p = E.cast(a, "float8_e8m0fnu")
+    if round_mode == "up":
+        return E.select(p < a, p * 2, p)
+    if round_mode == "down":
+        return E.select(p > a, p * 0.5, p)
+    return p
+
+
+@operator("Cast")
+def cast(cx: Context, node: Node, x: Tensor) -> Tensor:
+    tensors(node, x)
+    row = dtypes.BY_ONNX.get(int(node.attr("to")))
+    if row is None:
+        raise NoNative(f"conversion to element type {node.attr('to')}")
+    return convert(cx, x, row.name, bool(node.attr("saturate", 1)), node.attr("round_mode", "up"))
+
+
+@operator("CastLike")
+def cast_like(cx: Context, node: Node, x: Tensor, like: Tensor) -> Tensor:
+    tensors(node, x, like)
+    return convert(cx, x, like.dtype, bool(node.attr("saturate", 1)), node.attr("round_mode", "up"))
+
+
+@operator("BitCast")
+def bit_cast(cx: Context, node: Node, x: Tensor) -> Tensor:
+    """The same bits as another dtype of the same width."""
+    tensors(node, x)
+    to = dtypes.BY_ONNX[int(node.attr("to"))]
+    if to.bits != dtypes.dtype(x.dtype).bits:
+        raise NoNative(f"{x.dtype} and {to.name} differ in width")
+    if to.name == x.dtype:
+        return x
+    return cx.kernel(BitCastSpec(dtypes.dtype(x.dtype).size, to.name), [x], [(to.name, x.shape)])[0]
