@@ -1,0 +1,1 @@
+"""Measuring: engines take turns on the same inputs, outputs are compared first, ratios come with an interval."""

@@ -1,0 +1,40 @@
+"""Units and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hasten.cli import console
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB")])
+def test_sizes(count: int, text: str) -> None:
+    assert console.size_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3e-8, "30 ns"), (3.14e-5, "31.4 us"), (0.00527, "5.27 ms"), (2.1, "2.1 s")]
+)
+def test_times(seconds: float, text: str) -> None:
+    assert console.time_text(seconds) == text
+
+
+def test_shapes() -> None:
+    assert console.shape_text(("batch", 3, None)) == "(batch, 3, ?)"
+    assert console.shape_text((4,)) == "(4,)" and console.shape_text(()) == "()"
+
+
+def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_json(
+        {"a": float("nan"), "b": [np.float32(1.5), np.int64(2), True], "c": Path("x"), "d": np.float64("inf")}
+    )
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [1.5, 2, True], "c": "x", "d": None}
+
+
+def test_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    console.data().print(console.table("name", rows=[("[bold]x[1]",)]))
+    assert "[bold]x[1]" in capsys.readouterr().out
