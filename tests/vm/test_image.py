@@ -119,6 +119,19 @@ def test_memory_is_given_back():
     assert permissions(address) != "r-xp"
 
 
+def test_images_outlive_the_exit_handlers():
+    program = """
+import atexit, ctypes, sys
+sys.path.insert(0, sys.argv[1])
+from test_image import LoadedImage, image
+held = []
+atexit.register(lambda: print(held[0](), flush=True))  # runs behind the handlers registered later
+held.append(LoadedImage.from_memory(image()).function("answer", ctypes.c_int))
+"""
+    command = [sys.executable, "-c", program, os.path.dirname(__file__)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "42\n"
+
+
 def test_close_is_final():
     loaded = LoadedImage.from_memory(image())
     loaded.close()

@@ -4,7 +4,7 @@ Understands what LLVM emits for x86-64 and AArch64 with PIC and the small code m
 each other; what no object defines becomes an import, reached through a GOT slot (data) or a stub (calls).
 
     RX: all code, stubs of imported functions, read-only data
-    RW: GOT slots of imports, GOT slots of own symbols, data (also read-only data that holds pointers), zeroed data
+    RW: GOT slots of imports, GOT slots of own symbols, data (also LLVM's .data.rel.ro: constants with pointers), zeros
 
 Unwind tables are dropped: nothing in an image may throw. A name defined twice is an error, unless one definition is
 weak (`linkonce_odr` and the like: the strong or first one wins) or both are the same.
@@ -153,9 +153,6 @@ def _read_object(data: bytes) -> tuple[list[_Section], list[_Symbol]]:
                 _read_relocations(data, header, sections[header.info], symbols)
     except (struct.error, IndexError) as error:
         raise CompileError(f"an object is malformed: {error}") from None
-    for section in sections.values():
-        if section.group == "constants" and any(r.type in _POINTERS for r in section.relocations):
-            section.group = "data"
     return list(sections.values()), [s for s in symbols if s.section is not None and s.binding != _LOCAL]
 
 
@@ -299,7 +296,6 @@ _RULES: dict[str, dict[int, _Rule]] = {
         314: _Rule("stub", _relative("<i")),  # PLT32
     },
 }
-_POINTERS = (1, 257)
 _STUB_SIZE = {"x86_64": 8, "aarch64": 12}
 
 
