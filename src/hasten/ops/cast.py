@@ -61,12 +61,16 @@ def cast_like(cx: Context, node: Node, x: Tensor, like: Tensor) -> Tensor:
     return convert(cx, x, like.dtype, bool(node.attr("saturate", 1)), node.attr("round_mode", "up"))
 
 
+def _width(row: dtypes.DType) -> int:
+    return 8 if row.name == "bool" else row.bits
+
+
 @operator("BitCast")
 def bit_cast(cx: Context, node: Node, x: Tensor) -> Tensor:
     """The same bits as another dtype of the same width."""
     tensors(node, x)
     to = dtypes.BY_ONNX[int(node.attr("to"))]
-    if to.bits != dtypes.dtype(x.dtype).bits:
+    if _width(to) != _width(dtypes.dtype(x.dtype)):
         raise NoNative(f"{x.dtype} and {to.name} differ in width")
     if to.name == x.dtype:
         return x
