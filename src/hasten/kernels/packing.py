@@ -19,3 +19,11 @@ def filter_matrix(w: np.ndarray, group: int) -> np.ndarray:
     o, c, kh, kw = w.shape
     grouped = w.reshape(group, o // group, c, kh, kw)
     return np.ascontiguousarray(grouped.transpose(0, 3, 4, 2, 1).reshape(group, kh * kw * c, o // group))
+
+
+def pack_channels(w: np.ndarray, lanes: int) -> np.ndarray:
+    """Filters [C, 1, kh, kw] -> [kh * kw, C rounded up to lanes], missing channels zero."""
+    c = w.shape[0]
+    packed = np.zeros((w.shape[2] * w.shape[3], -(-c // lanes) * lanes), w.dtype)
+    packed[:, :c] = w.reshape(c, -1).T
+    return packed
