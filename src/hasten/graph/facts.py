@@ -22,7 +22,7 @@ _SAME_RANK = frozenset("""
     LayerNormalization LeakyRelu Log LogSoftmax LpNormalization LpPool MaxPool MeanVarianceNormalization Mish Neg Not PRelu
     Pad QLinearConv QuantizeLinear RMSNormalization Reciprocal Relu Resize ReverseSequence Round ScatterElements ScatterND
     Selu Shrink Sigmoid Sign Sin Sinh Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Swish Tan Tanh ThresholdedRelu
-    Tile TopK Transpose Trilu Upsample""".split())
+    Tile TopK Trilu Upsample""".split())
 _BROADCAST = frozenset("""
     Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or
     Pow Sub Sum Where Xor""".split())
@@ -59,6 +59,7 @@ def _gathered(node: ir.Node, rank: Ranks) -> int | None:
 
 
 _RANK_RULES: dict[str, Callable[[ir.Node, Ranks], int | None]] = {
+    "Transpose": lambda node, rank: len(attribute(node, "perm", ())) or rank(node.inputs[0]),
     "Squeeze": lambda node, rank: _squeezed(node, rank, -1),
     "Unsqueeze": lambda node, rank: _squeezed(node, rank, 1),
     "MatMul": _matmul,

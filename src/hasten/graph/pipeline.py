@@ -17,6 +17,7 @@ from hasten.graph.clean import drop_empty_inputs, merge_shape_ops, remove_no_ops
 from hasten.graph.edit import Editor, all_graphs
 from hasten.graph.fold import fold_constants, hoist_constants, inline_constant_if, own_outputs, remove_unused
 from hasten.graph.functions import inline_functions
+from hasten.graph.patterns import fuse_attention, fuse_gelu, fuse_hard_swish, fuse_layer_norm
 from hasten.graph.simplify import fold_batch_norm, fold_channel_arithmetic, fold_input_scale, fold_pad
 from hasten.graph.upgrade import upgrade
 
@@ -35,6 +36,10 @@ SIMPLIFY: list[tuple[str, Pass]] = [
     ("fold channel arithmetic", fold_channel_arithmetic),
     ("fold input scale", fold_input_scale),
     ("fold Pad", fold_pad),
+    ("fuse Gelu", fuse_gelu),
+    ("fuse HardSwish", fuse_hard_swish),
+    ("fuse LayerNormalization", fuse_layer_norm),
+    ("fuse Attention", fuse_attention),
     ("remove unused", remove_unused),
 ]
 
