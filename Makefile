@@ -10,6 +10,7 @@ ARGS ?=
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+SIZES := --dim height=320 --dim width=320 --dim sequence_length=10
 QUICK := not slow and not conformance and not models
 
 .PHONY: help demo test test-all bench lint clean
@@ -27,7 +28,7 @@ test-all: $(VENV)/.has-dev
 	@$(PY) -m pytest -q $(ARGS)
 
 bench: $(VENV)/.has-dev
-	@$(PY) benchmarks/models.py $(ARGS)
+	@$(VENV)/bin/hasten bench examples/models/*.onnx --against onnxruntime $(SIZES) $(ARGS)
 
 lint: $(VENV)/.has-dev
 	@$(PY) -m ruff check .

@@ -1,0 +1,63 @@
+"""The documentation names what there is: commands and options, errors, environment variables, and files that exist."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from hasten.base import errors
+from hasten.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+UNLISTED = {"--help", "--host-ops", "--json", "--install-completion", "--show-completion"}
+
+
+def commands() -> dict[str, set[str]]:
+    """Every command with its long options."""
+    group = typer.main.get_command(app)
+    groups = {"hasten": group, "hasten cache": group.commands["cache"]}  # type: ignore[attr-defined]
+    return {
+        f"{prefix} {name}": {option for param in command.params for option in param.opts if option.startswith("--")}
+        for prefix, parent in groups.items()
+        for name, command in parent.commands.items()
+    }
+
+
+def test_every_command_and_option_is_in_the_page() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    for command, options in commands().items():
+        assert command in page, command
+        for option in options - UNLISTED:
+            assert option in page or option.replace("--", "--no-") in page, (command, option)
+
+
+def test_the_page_names_no_option_that_is_not_there() -> None:
+    there = set().union(*commands().values()) | UNLISTED | {"--no-host-ops", "--version"}
+    named = set(re.findall(r"`[^`\n]*?(--[a-z][a-z-]*)", (ROOT / "docs" / "cli.md").read_text()))
+    assert named <= there
+
+
+def test_every_error_has_a_section() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    classes = [
+        name for name, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, errors.HastenError)
+    ]
+    assert set(classes) - {"HastenError"} == set(re.findall(r"^## (\w+)$", page, re.MULTILINE))
+
+
+def test_every_variable_is_in_the_page() -> None:
+    page = (ROOT / "docs" / "environment.md").read_text()
+    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    used = set().union(*(re.findall(r"\bHASTEN_[A-Z_]+\b", path.read_text()) for path in sources))
+    assert used and used <= set(re.findall(r"`(HASTEN_[A-Z_]+)`", page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
