@@ -69,12 +69,14 @@ class Let:
 
 @dataclass(frozen=True)
 class Read:
-    """integer `name` := element `index` of `buffer`, whose elements have the integer, bool or float type `dtype` (floats are truncated)."""
+    """integer `name` := max(sign * element, 0) of element `index` of `buffer`, whose elements have the integer, bool or float type `dtype`
+    (floats are truncated). Symbols are never negative, so a signed value is read as two: sign 1 and sign -1."""
 
     name: str
     buffer: str
     index: DimLike
     dtype: str
+    sign: int = 1
 
 
 @dataclass(frozen=True)

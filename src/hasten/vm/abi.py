@@ -1,0 +1,129 @@
+"""What generated code and its loader agree on: names of symbols, words of the model's context, status codes, and how inputs bind sizes.
+
+Every model image exports `CONTEXT`, an array of 8-byte words that the loader fills before the first run (see `Word`), and the functions
+    hst_run(ptr inputs, ptr outputs, ptr info) -> i64      the whole Program; words of `inputs`: for each input its data pointer, then its dims;
+                                                           `outputs` likewise, written by the run (the pointers lie in blocks that `hst_release` frees)
+    hst_call                                               the CPython function (METH_FASTCALL) around it
+    hst_trim()                                             gives cached scratch memory back to the system
+hst_run returns 0, a kernel's status (see `program.STATUS_MESSAGES`), STATUS_INPUT, or FIRST_CHECK + the number of the Check that failed, whose
+two sides are then in info[0] and info[1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hasten.base.dims import Dim, DimLike, as_symbol, symbols
+from hasten.base.errors import CompileError
+from hasten.vm.program import Call, Check, If, Instruction, Program, TensorSpec, While
+
+ABI = 1
+CONTEXT, RUN, CALL, TRIM = "hst_context", "hst_run", "hst_call", "hst_trim"
+MODEL_EXPORTS = (CONTEXT, RUN, CALL, TRIM)
+"""Symbols to export when linking the image of a native Program; an image for the interpreter exports its kernels instead."""
+PARALLEL, RESET, WORKERS, RELEASE, INVOKE = "hst_parallel", "hst_pool_reset", "hst_pool_workers", "hst_release", "hst_invoke"
+RUNTIME_EXPORTS = (PARALLEL, RESET, WORKERS, RELEASE, INVOKE)
+"""Symbols to export when linking the image of the run-time library."""
+
+STATUS_INPUT, FIRST_CHECK = 15, 16
+
+GRAIN = 5000
+"""Nanoseconds of work that are worth one more thread."""
+RELEASE_GIL = 20000
+"""Nanoseconds of work from which on a call releases Python's global lock."""
+MAX_RANK = 64
+
+
+class Word:
+    """Numbers of the words in a model's context. Objects of Python are borrowed: the callable keeps them alive."""
+
+    CONSTANTS = 0  # address of the constants
+    PARALLEL = 1  # address of the pool's hst_parallel
+    THREADS = 2  # most threads that a kernel gets
+    LIMIT = 3  # most bytes that one allocation may have
+    ARRAY_TYPE = 4  # NumPy's C API: ndarray, PyArray_NewFromDescr, PyArray_SetBaseObject
+    NEW_ARRAY = 5
+    SET_BASE = 6
+    RELEASE = 7  # the run-time's destructor of capsules that own output memory
+    DESCRIPTORS = 8  # dtype objects of the inputs, then of the outputs
+
+
+def context_words(program: Program) -> int:
+    return Word.DESCRIPTORS + len(program.inputs) + len(program.outputs)
+
+
+def tensors(specs: Sequence[object]) -> list[TensorSpec]:
+    """The specs, which a native Program promises to be tensors."""
+    for spec in specs:
+        if not isinstance(spec, TensorSpec):
+            raise CompileError(f"{spec} is not a tensor: only the interpreter can run this program")
+    return list(specs)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """How shapes of inputs give values to symbols: `bound` maps a symbol to (input, axis); `checked` lists the axes whose size must equal a
+    dim; all others need no check. Only inputs that are tensors count."""
+
+    bound: dict[str, tuple[int, int]]
+    checked: tuple[tuple[int, int, DimLike], ...]
+
+
+def bind(program: Program) -> Binding:
+    """Raises CompileError where a shape has a symbol that no input's size gives."""
+    bound: dict[str, tuple[int, int]] = {}
+    axes = [
+        (number, axis, dim)
+        for number, spec in enumerate(program.inputs)
+        if isinstance(spec, TensorSpec)
+        for axis, dim in enumerate(spec.shape)
+    ]
+    for number, axis, dim in axes:
+        name = as_symbol(dim)
+        if name is not None:
+            bound.setdefault(name, (number, axis))
+    checked = []
+    for number, axis, dim in axes:
+        name = as_symbol(dim)
+        if name is not None and bound[name] == (number, axis):
+            continue
+        missing = symbols(dim) - bound.keys()
+        if missing:
+            raise CompileError(f"input {program.inputs[number].name!r}: nothing gives a value to {', '.join(sorted(missing))}")
+        checked.append((number, axis, dim))
+    return Binding(bound, tuple(checked))
+
+
+def walk(instructions: Sequence[Instruction]) -> Iterator[Instruction]:
+    """All instructions in the order of the text, nested ones after the one that holds them."""
+    for instruction in instructions:
+        yield instruction
+        if isinstance(instruction, If):
+            yield from walk(instruction.then)
+            yield from walk(instruction.other)
+        elif isinstance(instruction, While):
+            yield from walk(instruction.body)
+
+
+def checks(program: Program) -> list[Check]:
+    """The Checks by their number."""
+    return [i for i in walk(program.instructions) if isinstance(i, Check)]
+
+
+def kernel_names(program: Program) -> list[str]:
+    """Symbols of the kernels that the Program calls, in order of first use: the exports of an image for the interpreter."""
+    return list(dict.fromkeys(i.kernel for i in walk(program.instructions) if isinstance(i, Call)))
+
+
+def total_work(program: Program) -> DimLike | None:
+    """Nanoseconds of one run where sizes of inputs tell it; None where only the run can tell."""
+    total: DimLike = 0
+    for instruction in program.instructions:
+        if isinstance(instruction, (If, While)):
+            return None
+        if isinstance(instruction, Call):
+            total = total + instruction.work
+    if isinstance(total, Dim) and not symbols(total) <= bind(program).bound.keys():
+        return None
+    return total

@@ -1,0 +1,218 @@
+"""From a Program, its machine code and its constants to something that Python calls.
+
+`make_model` gives a `NativeModel` (one generated function does the whole run) or, for Programs with host ops or Python objects, an
+`InterpretedModel` of `hasten.vm.interpreter`. Both have
+    model(*arrays)      inputs by position; one output as itself, several as a tuple
+    model.call          the same as a plain function, for callers that count tenths of a microsecond
+    model.run(feeds)    dict to dict, by name
+and may be called from several threads at once. Outputs are fresh arrays that own their memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hasten.base.errors import ExecutionError, InputError, ResourceLimit, ShapeMismatch
+from hasten.vm import abi
+from hasten.vm.abi import Word
+from hasten.vm.image import Image, LoadedImage
+from hasten.vm.inputs import Signature, numpy_dtype, shape_text
+from hasten.vm.program import STATUS_MEMORY, STATUS_MESSAGES, STATUS_SHAPE, Check, Program
+from hasten.vm.runtime import NumpyApi, Runtime, load_runtime, numpy_api, thread_count
+
+MEMORY_LIMIT = 1 << 46
+"""Bytes that one allocation may have by default: what addresses can span; the system's own limits come first."""
+
+
+class Constants:
+    """The constants of a model in memory: 64-byte aligned, kept alive, not copied where they are aligned already."""
+
+    def __init__(self, data: Any):
+        array = np.frombuffer(data, np.uint8) if len(memoryview(data)) else np.zeros(64, np.uint8)
+        if array.ctypes.data % 64:
+            room = np.empty(array.size + 64, np.uint8)
+            start = -room.ctypes.data % 64
+            aligned = room[start : start + array.size]
+            aligned[:] = array
+            array = aligned
+        self.array = array
+        self.address: int = array.ctypes.data
+
+
+class Model:
+    """What both kinds of models share: names, `run`, and errors."""
+
+    call: Callable[..., Any]
+    kind = ""
+
+    def __init__(self, program: Program, threads: int | None):
+        self.program = program
+        self.threads = thread_count(threads)
+        self.signature = Signature(program)
+        self.checks = abi.checks(program)
+        self.output_names = [s.name for s in program.outputs]
+
+    def _make_run(self) -> None:
+        """`run` as the cheapest function for these names."""
+        call, names, outputs, count = self.call, self.signature.names, self.output_names, len(self.signature.names)
+        pick: Callable[[Any], Any] = operator.itemgetter(*names) if names else lambda feeds: ()
+
+        def run(feeds: Mapping[str, Any]) -> dict[str, Any]:
+            try:
+                values = pick(feeds)
+            except Exception:  # noqa: BLE001 - whatever was fed: the slow way says what is wrong with it
+                values = None
+            if values is None or len(feeds) != count:
+                values = self.signature.from_names(feeds)
+                result = call(*values)
+            else:
+                result = call(values) if count == 1 else call(*values)
+            return {outputs[0]: result} if len(outputs) == 1 else dict(zip(outputs, result, strict=True))
+
+        self.run: Callable[[Mapping[str, Any]], dict[str, Any]] = run
+
+    def __call__(self, *arrays: Any) -> Any:
+        return self.call(*arrays)
+
+    def trim(self) -> None:
+        """Give memory that is kept between runs back to the system."""
+
+    def error(self, code: int, left: int, right: int) -> Exception:
+        """The exception for a run's failure code (see `hasten.vm.abi`)."""
+        if code >= abi.FIRST_CHECK:
+            return check_error(self.checks[code - abi.FIRST_CHECK], left, right)
+        return status_error(code)
+
+
+def check_error(check: Check, left: int, right: int) -> Exception:
+    """The exception for a Check that failed."""
+    text = f"{check.message} ({check.left} {check.op} {check.right} does not hold: {left} and {right})"
+    return ShapeMismatch(text) if check.kind == "shape" else ExecutionError(text)
+
+
+def status_error(code: int) -> Exception:
+    """The exception for a kernel's status."""
+    text = STATUS_MESSAGES[code] if 0 <= code < len(STATUS_MESSAGES) else f"a kernel failed with status {code}"
+    if code == STATUS_MEMORY:
+        return ResourceLimit(f"{text}: these inputs need more memory than the system or the model's limit allows")
+    return ShapeMismatch(text) if code == STATUS_SHAPE else ExecutionError(text)
+
+
+class _MethodDef(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p)]
+
+
+_METH_FASTCALL = 0x80
+
+
+class NativeModel(Model):
+    """A model whose run is one generated function."""
+
+    kind = "native"
+
+    def __init__(
+        self, program: Program, image: LoadedImage, constants: Constants, runtime: Runtime, api: NumpyApi,
+        threads: int | None = None, memory_limit: int = MEMORY_LIMIT,
+    ):  # fmt: skip
+        super().__init__(program, threads)
+        self.image, self.constants = image, constants
+        dtypes = [numpy_dtype(s.dtype) for s in abi.tensors([*program.inputs, *program.outputs])]
+        words = (ctypes.c_int64 * abi.context_words(program)).from_address(image.address(abi.CONTEXT))
+        words[Word.CONSTANTS] = constants.address
+        words[Word.PARALLEL], words[Word.RELEASE] = runtime.parallel, runtime.release
+        words[Word.THREADS], words[Word.LIMIT] = self.threads, memory_limit
+        words[Word.ARRAY_TYPE], words[Word.NEW_ARRAY], words[Word.SET_BASE] = api.array_type, api.new_from_descr, api.set_base_object
+        for number, dtype in enumerate(dtypes):
+            words[Word.DESCRIPTORS + number] = id(dtype)
+        self._scratch = _Scratch(image)
+        self.call = _python_function(image, _Fallbacks(self), (self._scratch, constants, dtypes))
+        self._make_run()
+
+    def trim(self) -> None:
+        self._scratch.trim()
+
+
+class _Scratch:
+    """The scratch memory that an image keeps between runs; freed with the last thing that uses the image."""
+
+    def __init__(self, image: LoadedImage):
+        self.trim = image.function(abi.TRIM, None)  # holds the image
+
+    def __del__(self) -> None:
+        self.trim()
+
+
+class _Fallbacks:
+    """What the native function calls where something is unusual. Knows only what it needs: no cycle with the model."""
+
+    def __init__(self, model: NativeModel):
+        self.signature, self.error = model.signature, _Errors(model.checks)
+        self.native: Callable[..., Any] | None = None
+
+    def slow(self, *values: Any) -> Any:
+        arrays = self.signature.convert(values)
+        if all(a is v for a, v in zip(arrays, values, strict=True)):
+            raise InputError("these inputs were refused although they look right; please report this")
+        assert self.native is not None
+        return self.native(*arrays)
+
+    def wrong_shape(self, *values: Any) -> Any:
+        self.signature.sizes(values)
+        raise ShapeMismatch(f"the sizes of the inputs do not fit: {', '.join(shape_text(np.shape(v)) for v in values)}")
+
+    def failed(self, code: int, left: int, right: int) -> Any:
+        raise self.error(code, left, right)
+
+
+class _Errors:
+    def __init__(self, checks: Sequence[Check]):
+        self.checks = checks
+
+    def __call__(self, code: int, left: int, right: int) -> Exception:
+        if code >= abi.FIRST_CHECK:
+            return check_error(self.checks[code - abi.FIRST_CHECK], left, right)
+        return status_error(code)
+
+
+def _python_function(image: LoadedImage, fallbacks: _Fallbacks, keep: object) -> Callable[..., Any]:
+    """The image's `hst_call` as a Python function. Its `self` tuple holds all that the machine code needs alive, the image included."""
+    definition = _MethodDef(b"call", image.address(abi.CALL), _METH_FASTCALL, b"Run the model on its inputs, by position.")
+    owner = (fallbacks.slow, fallbacks.wrong_shape, fallbacks.failed, definition, image, keep)
+    create = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
+        ctypes.cast(ctypes.pythonapi.PyCFunction_NewEx, ctypes.c_void_p).value or 0
+    )
+    function: Callable[..., Any] = create(ctypes.addressof(definition), owner, None)
+    fallbacks.native = function
+    return function
+
+
+def make_model(
+    program: Program, image: Image | LoadedImage, constants: Any, runtime: Image | Runtime, *,
+    threads: int | None = None, memory_limit: int = MEMORY_LIMIT, profile: Any = None,
+) -> Model:  # fmt: skip
+    """A callable model.
+
+    `image` has `abi.MODEL_EXPORTS` (native Programs) or the Program's kernels (others; see `exports`), `constants` is any buffer (used in
+    place if it is 64-byte aligned), `runtime` the run-time library or its image, `threads` None for what this process may use. With
+    `profile`, or where the interpreter of Python is an unusual one, the Program runs in `hasten.vm.interpreter`.
+    """
+    loaded = LoadedImage.from_memory(image) if isinstance(image, Image) else image
+    library = runtime if isinstance(runtime, Runtime) else load_runtime(runtime)
+    blob = constants if isinstance(constants, Constants) else Constants(constants)
+    api = numpy_api()
+    if program.native and api is not None and profile is None:
+        return NativeModel(program, loaded, blob, library, api, threads, memory_limit)
+    from hasten.vm.interpreter import InterpretedModel
+
+    return InterpretedModel(program, loaded, blob, library, threads, memory_limit, profile)
+
+
+def exports(program: Program, interpreted: bool = False) -> list[str]:
+    """Symbols that the image of a Program must export. With `interpreted`, also what the interpreter needs of a native one (profiling)."""
+    kernels = abi.kernel_names(program)
+    return [*abi.MODEL_EXPORTS, *(kernels if interpreted else ())] if program.native else kernels
