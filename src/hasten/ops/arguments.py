@@ -1,0 +1,86 @@
+"""Reading the arguments of operators: axes, sizes, scalars given as attributes or as small tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hasten.base import dims as D
+from hasten.base.dims import DimLike
+from hasten.base.errors import ModelError
+from hasten.kernels import expr as E
+from hasten.lower.trace import Context, Tensor
+from hasten.ops.registry import NoNative
+
+
+def axis_of(cx: Context, axis: int, rank: int) -> int:
+    """An axis counted from the end where negative. Raises ModelError where it is out of range."""
+    if not -rank <= axis < rank:
+        raise ModelError(f"{cx.where()}: axis {axis} is out of range for a tensor of {rank} axes")
+    return axis % rank if rank else 0
+
+
+def axes_of(cx: Context, axes: Sequence[DimLike], rank: int) -> list[int]:
+    """Distinct axes in the order given. Raises NoNative where one is known at run time only."""
+    out = []
+    for a in axes:
+        if not isinstance(a, int):
+            raise NoNative("axes are known at run time only")
+        out.append(axis_of(cx, a, rank))
+    if len(set(out)) != len(out):
+        raise ModelError(f"{cx.where()}: an axis is given twice: {list(axes)}")
+    return out
+
+
+def known_axes(cx: Context, t: Tensor | None, rank: int) -> list[int] | None:
+    """The axes that an optional input gives; None where it is omitted. Raises NoNative where only the run knows them."""
+    if t is None:
+        return None
+    values = cx.ints(t)
+    if values is None:
+        raise NoNative("axes are known at run time only")
+    return axes_of(cx, values, rank)
+
+
+def sizes_of(cx: Context, t: Tensor) -> tuple[DimLike, ...]:
+    """The values of a tensor of sizes as dims. Raises NoNative where even their number is unknown (a result of unknown rank)."""
+    if not all(isinstance(d, int) for d in t.shape):
+        raise NoNative("the number of values in a tensor of sizes is known at run time only")
+    return cx.read_ints(as_int64(cx, t))
+
+
+def scalar_of(cx: Context, t: Tensor) -> DimLike:
+    """The value of a tensor of one element as a dim."""
+    known = cx.ints(t)
+    if known is not None and len(known) == 1:
+        return known[0]
+    return cx.read_int(as_int64(cx, t))
+
+
+def as_int64(cx: Context, t: Tensor) -> Tensor:
+    """t converted to int64, the dtype in which sizes are read."""
+    return (
+        t
+        if t.dtype == "int64" or cx.ints(t) is not None
+        else cx.map(t.shape, "int64", lambda i: E.cast(t.at(i), "int64"))
+    )
+
+
+def from_run(cx: Context, d: DimLike) -> bool:
+    """Whether a dim depends on values read at run time (and so may be anything, also negative)."""
+    return not D.symbols(d).isdisjoint(cx.defined)
+
+
+def between(position: DimLike, low: DimLike, high: DimLike) -> E.Expr:
+    """low <= position < high as an Expr, leaving out what is certain."""
+    cond = E.const(True, "bool")
+    if not D.nonnegative(position - low):
+        cond = cond & (E.index(low) <= E.index(position))
+    top = D.upper(position)
+    if top is None or not D.nonnegative(high - top - 1):
+        cond = cond & (E.index(position) < E.index(high))
+    return cond
+
+
+def replace(index: Sequence[DimLike], axis: int, value: DimLike) -> tuple[DimLike, ...]:
+    """index with one entry replaced."""
+    return (*index[:axis], value, *index[axis + 1 :])
