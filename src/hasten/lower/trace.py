@@ -209,7 +209,7 @@ class Context:
         self.node: Any = None
         self.inline: Callable[[Tensor], bool] | None = None  # set while emitting: which tensors are evaluated in place
         self._memo: dict[tuple[int, Index], Expr] = {}
-        self.folded: set[int] = set()
+        self._provided: tuple[Any, Index, Any] = (None, (), None)
 
     # --- making tensors ---------------------------------------------------------------------------------------------------
     def const(self, array: Any, dtype: str | None = None) -> Tensor:
@@ -385,6 +385,8 @@ class Context:
 
     def element(self, t: Tensor, index: Index) -> Expr:
         """`t.at(index)`: the inlined Expr where t is evaluated in place, a load otherwise."""
+        if t is self._provided[0] and index == self._provided[1]:
+            return self._provided[2]
         key = (id(t), index)
         found = self._memo.get(key)
         if found is None:
@@ -427,6 +429,10 @@ class Context:
             mine = _guarded(part(k), inside, E.lift(0, e.dtype))
             e = E.select(below, mine, e)
         return e
+
+    def provide(self, t: Tensor | None, index: Index, value: Expr | None) -> None:
+        """While emitting an epilogue: t's element at `index` is `value`."""
+        self._provided = (t, index, value)
 
     def evaluating(self, inline: Callable[[Tensor], bool] | None) -> _Evaluating:
         """While emitting: `with cx.evaluating(inline):` elements of tensors for which inline(t) holds are computed in place."""

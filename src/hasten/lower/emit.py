@@ -1,0 +1,632 @@
+"""From a schedule to a Program: memory formats, kernels, calls.
+
+Every realized tensor gets a `Buffer` (a name, strides, an offset); its kernel is emitted as text with KERNEL for a name; equal texts are one
+kernel. Formats: row-major, or with the axis that a kernel runs its lanes along (channels) innermost; elementwise work keeps the format of what
+it reads, so a network of convolutions flows channels-last from end to end and is converted only where row-major memory is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hasten.base import dims as D
+from hasten.base import dtypes
+from hasten.base.dims import DimLike
+from hasten.base.errors import ModelError
+from hasten.codegen.builder import Function, Module, V
+from hasten.codegen.isa import Isa
+from hasten.kernels import expr as E
+from hasten.kernels import nest
+from hasten.kernels.emit import Arguments, Emitter, Words
+from hasten.kernels.expr import Expr
+from hasten.kernels.nest import NestProblem, StageProblem, StoreProblem, substitute
+from hasten.kernels.spec import Emission, KernelSpec
+from hasten.lower import trace as T
+from hasten.lower.evaluate import Evaluation
+from hasten.lower.graph import Traced
+from hasten.lower.report import NodeReport
+from hasten.lower.schedule import Schedule, symbols
+from hasten.lower.trace import Tensor
+from hasten.vm import program as P
+
+FOLD_LIMIT = 1 << 22  # elements up to which constant subexpressions are computed at compile time
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory of a tensor: element (i0, i1, ...) is at offset + sum(i * stride), in elements of the dtype."""
+
+    name: str
+    strides: tuple[DimLike, ...]
+    offset: DimLike = 0
+
+
+@dataclass
+class Temporary:
+    """A buffer to be placed by the memory plan."""
+
+    name: str
+    size: DimLike  # bytes
+    output: bool = False
+
+
+@dataclass
+class Lowered:
+    """A Program still without places for its temporaries, and all it needs."""
+
+    program: P.Program
+    kernels: dict[str, str] = field(default_factory=dict)  # name -> text
+    temporaries: dict[str, Temporary] = field(default_factory=dict)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)  # buffer -> bytes
+    report: list[NodeReport] = field(default_factory=list)
+
+
+def lower(traced: Traced, isa: Isa) -> Lowered:
+    """Schedule and emit a traced model."""
+    emission = _Emitter(traced, isa)
+    emission.run()
+    return emission.lowered
+
+
+class _Emitter:
+    def __init__(self, traced: Traced, isa: Isa):
+        self.traced, self.cx, self.isa = traced, traced.cx, isa
+        self.lowered = Lowered(P.Program())
+        self.code: list[P.Instruction] = self.lowered.program.instructions
+        self.buffers: dict[int, Buffer] = {}
+        self.defined: set[str] = set()
+        self.const_names: dict[bytes, str] = {}
+        self.names: dict[str, int] = {}
+        self.special: dict[int, object] = {}
+
+    def fresh(self, prefix: str) -> str:
+        n = self.names.get(prefix, 0)
+        self.names[prefix] = n + 1
+        return f"{prefix}{n}"
+
+    # --- the whole ----------------------------------------------------------------------------------------------------------
+    def run(self) -> None:
+        program = self.lowered.program
+        for name, value in self.traced.inputs:
+            if isinstance(value, Tensor):
+                buffer = self.fresh("in")
+                self.buffers[id(value)] = Buffer(buffer, row_major(value.shape))
+                program.inputs.append(P.TensorSpec(name, value.dtype, value.shape, buffer))
+                for d in value.shape:
+                    self.defined |= D.symbols(d)
+            else:
+                program.inputs.append(P.ObjectSpec(name, value.kind, value.name or name))
+        outputs = [v for _, v in self.traced.outputs if isinstance(v, Tensor)]
+        self.schedule = Schedule(self.cx, outputs).run()
+        self.outputs = self._output_homes(outputs)
+        self.checks = list(self.cx.checks)
+        self._emit_checks()
+        for t in self.schedule.order:
+            if id(t) in self.schedule.realized:
+                self._realize(t)
+        self._emit_checks(last=True)
+        for k, (name, value) in enumerate(self.traced.outputs):
+            self._output(k, name, value)
+
+    def _output_homes(self, outputs: list[Tensor]) -> dict[int, Tensor]:
+        """For each output the tensor whose memory can be handed out: itself, or what it reshapes; each memory only once."""
+        homes: dict[int, Tensor] = {}
+        taken: set[int] = set()
+        for t in outputs:
+            home = t
+            while isinstance(home.origin, T.View) and home.origin.flat:
+                home = home.origin.base
+            free = id(home) not in taken and not isinstance(home.origin, (T.Source, T.Const)) and id(home) not in homes
+            if isinstance(home.origin, T.View) and id(home) not in self.schedule.realized:
+                free = False
+            homes[id(t)] = home if free else t
+            if free:
+                taken.add(id(home))
+        self.homes = {id(h) for h in homes.values()}
+        return homes
+
+    def _output(self, k: int, name: str, value: T.Value) -> None:
+        program = self.lowered.program
+        if not isinstance(value, Tensor):
+            program.outputs.append(P.ObjectSpec(name, value.kind, value.name))
+            return
+        self._need(*value.shape)
+        buffer = self.buffers.get(id(self.outputs[id(value)]))
+        temporary = self.lowered.temporaries.get(buffer.name) if buffer else None
+        if buffer is None or temporary is None or not temporary.output or buffer.name in self._given():
+            buffer = self._copy(value, output=True)
+        program.outputs.append(P.TensorSpec(name, value.dtype, value.shape, buffer.name))
+        self.code.append(P.Output(k, buffer.name, value.shape))
+
+    def _given(self) -> set[str]:
+        return {i.buffer for i in self.code if isinstance(i, P.Output)}
+
+    def _emit_checks(self, last: bool = False) -> None:
+        """Run-time checks, as early as their sizes are known."""
+        for row in list(self.checks):
+            left, op, right, message, kind = row
+            unknown = (D.symbols(left) | D.symbols(right)) - self.defined
+            if unknown and last and all(s in self.cx.defined and id(self.cx.defined[s][0]) in self.buffers for s in unknown):
+                self._need(left, right)
+                unknown = frozenset()
+            if not unknown:
+                self.code.append(P.Check(left, op, right, message, kind))
+                self.checks.remove(row)
+
+    def _need(self, *ds: DimLike) -> None:
+        """Make every size symbol known that these sizes mention."""
+        for d in ds:
+            for name in sorted(D.symbols(d) - self.defined):
+                if name not in self.cx.defined:
+                    raise ModelError(f"the size {name} is not known where it is needed")
+                t, element, sign = self.cx.defined[name]
+                buffer = self.buffers.get(id(t)) or self._copy(t)
+                self.code.append(P.Read(name, buffer.name, element, t.dtype, sign))
+                self.defined.add(name)
+                self._emit_checks()
+
+    # --- memory -------------------------------------------------------------------------------------------------------------
+    def _allocate(self, t: Tensor, order: Sequence[int] | None = None, output: bool = False) -> Buffer:
+        """Memory for t with its axes in `order` from slowest to fastest."""
+        self._need(*t.shape)
+        order = list(range(t.rank)) if order is None else list(order)
+        strides: list[DimLike] = [0] * t.rank
+        step: DimLike = 1
+        for axis in reversed(order):
+            strides[axis] = step
+            step = step * t.shape[axis]
+        name = self.fresh("b")
+        self.lowered.temporaries[name] = Temporary(name, step * dtypes.dtype(t.dtype).size, output or id(t) in self.homes)
+        buffer = Buffer(name, tuple(strides))
+        self.buffers[id(t)] = buffer
+        return buffer
+
+    def _constant(self, array: np.ndarray, t: Tensor) -> Buffer:
+        data = np.ascontiguousarray(array)
+        key = hashlib.blake2b(data.tobytes() + str(data.dtype).encode(), digest_size=16).digest()
+        if key not in self.const_names:
+            self.const_names[key] = self.fresh("c")
+            self.lowered.constants[self.const_names[key]] = data.reshape(-1).view(np.uint8) if data.size else np.zeros(0, np.uint8)
+        return Buffer(self.const_names[key], row_major(t.shape))
+
+    def buffer(self, t: Tensor) -> Buffer | None:
+        """Where t lies in memory, if it does: its own memory, or another tensor's seen through views with plain strides."""
+        if id(t) in self.buffers:
+            return self.buffers[id(t)]
+        o = t.origin
+        if isinstance(o, T.Const):
+            self.buffers[id(t)] = self._constant(o.array, t)
+            return self.buffers[id(t)]
+        if not isinstance(o, T.View):
+            return None
+        base = self.buffer(o.base)
+        if base is None:
+            return None
+        if o.flat and is_row_major(base, o.base.shape):
+            return Buffer(base.name, row_major(t.shape), base.offset)
+        idx = symbols("v", t.shape)
+        offset = flat_offset(base, o.index(idx))
+        strides: list[DimLike] = []
+        for i in idx:
+            name = D.as_symbol(i)
+            lin = D.linear(offset, name) if name is not None else None
+            if lin is None:
+                return None
+            strides.append(lin[0])
+            offset = lin[1]
+        return Buffer(base.name, tuple(strides), offset)
+
+    def operand(self, t: Tensor, want: str) -> Buffer:
+        """t's memory as a kernel wants it (see KernelSpec.wants), converted where it isn't."""
+        have = self.buffer(t)
+        if have is not None:
+            self._need(have.offset, *have.strides)
+            if want == "plain" and is_row_major(have, t.shape):
+                return have
+            if want == "strided":
+                return have
+            if want.startswith("lanes:"):
+                axis = int(want[6:]) % t.rank
+                if isinstance(have.strides[axis], int) and have.strides[axis] == 1 or _is_one(t.shape[axis]):
+                    return have
+        if want.startswith("lanes:"):
+            axis = int(want[6:]) % t.rank
+            return self._copy(t, [k for k in range(t.rank) if k != axis] + [axis])
+        return self._copy(t)
+
+    def _copy(self, t: Tensor, order: Sequence[int] | None = None, output: bool = False) -> Buffer:
+        """A fresh copy of t in the given order of axes."""
+        had = self.buffers.get(id(t))
+        target = self._allocate(t, order, output)
+        if had is not None:
+            self.buffers[id(t)] = had
+        else:
+            del self.buffers[id(t)]
+        idx = symbols("o", t.shape)
+        with self._evaluating():
+            value = t.at(idx)
+        self._nest_call(t, _loops(idx, t.shape, target), [(value, t.dtype, target, idx)], "copy")
+        return target
+
+    # --- tensors ------------------------------------------------------------------------------------------------------------
+    def _realize(self, t: Tensor) -> None:
+        o = t.origin
+        if id(t) in self.buffers or isinstance(o, T.Const):
+            return
+        if isinstance(o, T.Source):
+            raise ModelError(f"{t} is used where it isn't available")
+        if self._fold(t):
+            return
+        fusion = self.schedule.fused.get(id(t))
+        before, self.cx.node = self.cx.node, t.node
+        try:
+            if fusion is not None:
+                self._fused(t, fusion.root, fusion.perm)
+            elif isinstance(o, T.View) and o.flat and (have := self.buffer(t)) is not None:
+                self.buffers[id(t)] = have
+            elif isinstance(o, (T.Map, T.View)):
+                self._map(t)
+            elif isinstance(o, T.Nest):
+                self._fused(t, t, tuple(range(t.rank)))
+            elif isinstance(o, T.Concat):
+                self._concat(t, o)
+            elif isinstance(o, T.Kernel):
+                if o.spec.accumulates:
+                    self._fused(t, t, tuple(range(t.rank)))
+                elif t is o.results[0] or id(o.results[0]) not in self.buffers:
+                    self._kernel(o)
+            else:
+                raise ModelError(f"{t.node}: {type(o).__name__} can't be lowered")
+        finally:
+            self.cx.node = before
+
+    def _fold(self, t: Tensor) -> bool:
+        """Compute t now where it depends on constants only."""
+        if not isinstance(t.origin, (T.Map, T.View, T.Nest, T.Concat)) or not all(isinstance(d, int) for d in t.shape):
+            return False
+        if isinstance(t.size, int) and t.size > FOLD_LIMIT or not self._static(t, {}):
+            return False
+        array = Evaluation(self.cx, {}).of(t)
+        t.origin = T.Const(np.ascontiguousarray(array))
+        return True
+
+    def _static(self, t: Tensor, memo: dict[int, bool]) -> bool:
+        if id(t) not in memo:
+            o = t.origin
+            memo[id(t)] = False
+            if isinstance(o, T.Const):
+                memo[id(t)] = True
+            elif isinstance(o, (T.Map, T.View, T.Nest)) and all(isinstance(d, int) for d in t.shape):
+                look = self.schedule.look(t)
+                fixed = not any(s for e in look.exprs for s in E.free_symbols(e) if not s.startswith(("o$", "r$")))
+                memo[id(t)] = fixed and all(self._static(u, memo) for u, _ in look.loads)
+            elif isinstance(o, T.Concat):
+                memo[id(t)] = all(self._static(u, memo) for u in o.parts)
+        return memo[id(t)]
+
+    def _evaluating(self) -> T._Evaluating:
+        return self.cx.evaluating(self.schedule.inline)
+
+    def _map(self, t: Tensor) -> None:
+        idx = symbols("o", t.shape)
+        with self._evaluating():
+            value = t.origin.fn(idx) if isinstance(t.origin, T.Map) else t.origin.base.at(t.origin.index(idx))  # type: ignore[union-attr]
+        target = self._allocate(t, self._order(t, value, idx))
+        self._nest_call(t, _loops(idx, t.shape, target), [(value, t.dtype, target, idx)], "map")
+
+    def _order(self, t: Tensor, value: Expr, idx: tuple[DimLike, ...]) -> list[int]:
+        """The order of axes in memory: that of the largest tensor that is read element by element, else row-major."""
+        if id(t) in self.schedule.plain or id(t) in self.homes or t.rank < 2:
+            return list(range(t.rank))
+        for n in E.walk(value):
+            if n.kind != "load" or not isinstance(n.source, Tensor):
+                continue
+            axes = [idx.index(i) if i in idx else None for i in n.index]
+            have = self.buffer(n.source)
+            if have is None or None in axes or len(set(axes)) != t.rank:
+                continue
+            order = memory_order(have, n.source.shape)
+            if order != list(range(len(order))):
+                return [axes[k] for k in order]  # type: ignore[misc]
+        return list(range(t.rank))
+
+    def _concat(self, t: Tensor, o: T.Concat) -> None:
+        orders = []
+        for p in o.parts:
+            have = self.buffer(p)
+            orders.append(memory_order(have, p.shape) if have is not None else list(range(t.rank)))
+        plain = id(t) in self.schedule.plain or id(t) in self.homes
+        order = list(range(t.rank)) if plain else max(orders, key=lambda x: (orders.count(x), x != list(range(t.rank))))
+        target = self._allocate(t, order)
+        for p, start in zip(o.parts, o.starts, strict=True):
+            if isinstance(p.size, int) and p.size == 0:
+                continue
+            idx = symbols("o", p.shape)
+            with self._evaluating():
+                value = p.at(idx)
+            place = (*idx[: o.axis], idx[o.axis] + start, *idx[o.axis + 1 :])
+            self._need(*p.shape, start)
+            self._nest_call(t, _loops(idx, p.shape, replace(target)), [(value, t.dtype, target, place)], "concat")
+
+    # --- nests and kernels with what follows them -------------------------------------------------------------------------------
+    def _fused(self, last: Tensor, root: Tensor, perm: tuple[int, ...]) -> None:
+        """Compute `last` in the kernel of root: root index k is last's index perm[k]."""
+        if isinstance(root.origin, T.Nest):
+            self._nest(last, root, root.origin, perm)
+        else:
+            self._sink_kernel(last, root, perm)
+
+    def _epilogue(self, last: Tensor, root: Tensor, perm: tuple[int, ...], idx: tuple[DimLike, ...], value: Expr) -> tuple[Expr, tuple[DimLike, ...]]:
+        """last's element in terms of root's element `value` at root index idx; and last's index."""
+        if last is root:
+            return value, idx
+        own: list[DimLike] = [0] * last.rank
+        for k, p in enumerate(perm):
+            own[p] = idx[k]
+        with self._evaluating():
+            self.cx.provide(root, idx, value)
+            try:
+                o = last.origin
+                result = o.fn(tuple(own)) if isinstance(o, T.Map) else o.base.at(o.index(tuple(own)))  # type: ignore[union-attr]
+            finally:
+                self.cx.provide(None, (), value)
+        return result, tuple(own)
+
+    def _nest(self, last: Tensor, root: Tensor, o: T.Nest, perm: tuple[int, ...]) -> None:
+        i, r = symbols("o", o.outer), symbols("r", o.inner)
+        stages: list[StageProblem] = []
+        params: dict[str, Expr] = {}
+        with self._evaluating():
+            for s in o.stages:
+                e = s.fn(i, r, params)
+                stages.append(StageProblem(s.name, s.kind, e))
+                params[s.name] = E.param(s.name, "int64" if s.kind.startswith("arg") else e.dtype)
+            value = o.final(i, params) if o.place is None else o.final(i, r, params)
+        if o.place is None:
+            value, index = self._epilogue(last, root, perm, i, value)
+            order = self._nest_order(last, stages, index)
+        else:
+            index = o.place(i, r)
+            order = self._place_order(last, stages, index)
+        target = self._allocate(last, order)
+        outer = [(D.as_symbol(x), n) for x, n in zip(i, o.outer, strict=True)]
+        rank_of = {axis: k for k, axis in enumerate(memory_order(target, last.shape))}
+        position = {str(x): rank_of[k] for k, x in enumerate(index)}
+        outer.sort(key=lambda x: position.get(str(x[0]), 99))
+        inner = self._inner_order([(D.as_symbol(x), n) for x, n in zip(r, o.inner, strict=True)], stages)
+        self._nest_call(last, outer, [(value, last.dtype, target, index)], "reduce" if o.place is None else "rows",
+                        inner=inner, stages=stages, inner_store=o.place is not None)  # fmt: skip
+
+    def _inner_order(self, inner: list, stages: list[StageProblem]) -> list:
+        """Inner loops by the memory of what they walk through (the arg kinds need the order as it is)."""
+        if any(s.kind.startswith("arg") for s in stages) or len(inner) < 2:
+            return inner
+        for s in stages:
+            for n in E.walk(s.expr):
+                have = self.buffer(n.source) if n.kind == "load" and isinstance(n.source, Tensor) else None
+                if have is None:
+                    continue
+                order = memory_order(have, n.source.shape)
+                ranks = {}
+                for name, _ in inner:
+                    hits = [order.index(k) for k, d in enumerate(n.index) if name in D.symbols(d)]
+                    ranks[name] = hits[0] if hits else -1
+                if all(v >= 0 for v in ranks.values()):
+                    return sorted(inner, key=lambda x: ranks[x[0]])
+        return inner
+
+    def _nest_order(self, t: Tensor, stages: list[StageProblem], index: tuple[DimLike, ...]) -> list[int]:
+        plain = list(range(t.rank))
+        if id(t) in self.schedule.plain or id(t) in self.homes or t.rank < 2:
+            return plain
+        for s in stages:
+            for n in E.walk(s.expr):
+                have = self.buffer(n.source) if n.kind == "load" and isinstance(n.source, Tensor) else None
+                if have is None:
+                    continue
+                order = memory_order(have, n.source.shape)
+                if order == list(range(len(order))):
+                    continue
+                axes: list[int] = []
+                for k in order:
+                    hit = [a for a, x in enumerate(index) if D.symbols(x) & D.symbols(n.index[k])]
+                    axes.extend(a for a in hit if a not in axes)
+                if len(axes) == t.rank:
+                    return axes
+        return plain
+
+    def _place_order(self, t: Tensor, stages: list[StageProblem], index: tuple[DimLike, ...]) -> list[int]:
+        return self._nest_order(t, stages, index)
+
+    def _nest_call(self, t: Tensor, outer: Sequence[tuple[str | None, DimLike]], stores: Sequence[tuple[Expr, str, Buffer, tuple[DimLike, ...]]], what: str,
+                   inner: Sequence[tuple[str | None, DimLike]] = (), stages: Sequence[StageProblem] = (), inner_store: bool = False) -> None:  # fmt: skip
+        memo: dict[int, Expr] = {}
+        problem = NestProblem(
+            tuple((str(s), n) for s, n in outer), tuple((str(s), n) for s, n in inner),
+            tuple(replace(s, expr=self._resolve(s.expr, memo)) for s in stages),
+            tuple(StoreProblem(self._resolve(v, memo), stored, b.name, flat_offset(b, idx)) for v, stored, b, idx in stores), inner_store,
+        )  # fmt: skip
+        points = D.product([n for _, n in (*outer, *inner)])
+        cycles = sum(E.cost(e) for e in problem.exprs()) + 1
+        text = nest.emit(problem, self.isa)
+        work = D.floordiv(points * cycles, 2 * self.isa.lanes(32))
+        self._call(text.text, text.words, work, what, t, points * max(1, cycles - 1), "generic nest")
+
+    def _resolve(self, e: Expr, memo: dict[int, Expr]) -> Expr:
+        """Loads of tensors become loads of buffers at offsets."""
+        if id(e) not in memo:
+            binds = tuple((n, self._resolve(b, memo)) for n, b in e.binds)
+            guard = None if e.guard is None else self._resolve(e.guard, memo)
+            args = tuple(self._resolve(a, memo) for a in e.args)
+            if e.kind == "load":
+                have = self.buffer(e.source)
+                if have is None:
+                    raise ModelError(f"{e.source.node}: {e.source} has no memory where it is read")
+                memo[id(e)] = replace(e, source=have.name, index=(flat_offset(have, e.index),), binds=binds, guard=guard, args=args)
+            else:
+                memo[id(e)] = replace(e, args=args) if args else e
+        return memo[id(e)]
+
+    def _kernel(self, o: T.Kernel) -> None:
+        """A hand-written kernel that stores its results itself (row-major)."""
+        operands = [self.operand(u, o.spec.wants(k)) for k, u in enumerate(o.operands)]
+        results = [self._allocate(u) for u in o.results]
+        self._spec_call(o, operands, results, None, o.results[0])
+
+    def _sink_kernel(self, last: Tensor, root: Tensor, perm: tuple[int, ...]) -> None:
+        """A kernel that hands its elements to a sink: the epilogue and the store are emitted there."""
+        o = root.origin
+        assert isinstance(o, T.Kernel)
+        spec = o.spec
+        idx = tuple(D.symbol(f"o${a}", n) for a, n in zip(spec.axes, root.shape, strict=True))
+        value, own = self._epilogue(last, root, perm, idx, E.param("acc", dtypes.compute_type(root.dtype)))
+        lane = perm[spec.axes.index(spec.lane_axis)]
+        plain = id(last) in self.schedule.plain or id(last) in self.homes
+        order = list(range(last.rank)) if plain else [k for k in range(last.rank) if k != lane] + [lane]
+        operands = [self.operand(u, spec.wants(k)) for k, u in enumerate(o.operands)]
+        memo: dict[int, Expr] = {}
+        resolved = self._resolve(value, memo)
+        target = self._allocate(last, order)
+        self._spec_call(o, operands, [], (resolved, last.dtype, target, flat_offset(target, own)), last)
+
+    def _spec_call(self, o: T.Kernel, operands: list[Buffer], results: list[Buffer], sink: tuple[Expr, str, Buffer, DimLike] | None, t: Tensor) -> None:
+        spec = o.spec
+        ints = spec.dims(o)
+        scratch = spec.scratch(o)
+        self._need(*ints.values(), scratch, *(s for b in operands for s in (*b.strides, b.offset)))
+        module = Module(self.isa)
+        module.global_text("!0", "!0 = !{}")
+        f = module.function("KERNEL", [("args", "ptr"), ("thread", "i64"), ("threads", "i64")])
+        words = Words()
+        args = Arguments(f, words)
+        arg: dict[str, V] = {"status": args.status()}
+        for k, b in enumerate(operands):
+            size = dtypes.dtype(o.operands[k].dtype).size
+            p = args.pointer(b.name)
+            arg[f"in{k}"] = f.at(p, args.integer(b.offset), size) if not _is_zero(b.offset) else p
+            if spec.wants(k) != "plain":
+                arg.update({f"in{k}_s{a}": args.integer(s) for a, s in enumerate(b.strides)})
+        arg.update({f"out{k}": args.pointer(b.name) for k, b in enumerate(results)})
+        arg.update({name: args.integer(d) for name, d in ints.items()})
+        if not _is_zero(scratch):
+            name = self.fresh("s")
+            part = D.ceildiv(scratch, 64) * 64
+            self.lowered.temporaries[name] = Temporary(name, part * THREADS)
+            arg["scratch"] = f.offset(args.pointer(name), args.integer(part) * f.args[1])
+        emission = Emission(f, self.isa, arg, f.args[1], f.args[2], None if sink is None else _Sink(args, *sink))
+        spec.emit(emission)
+        f.ret()
+        f._allocas.extend(args.prologue)
+        info = spec.describe()
+        self._call(module.text(), words, spec.work(o), spec.name, t, info.get("operations", spec.work(o)), info.get("algorithm", spec.name))
+
+    # --- calls ----------------------------------------------------------------------------------------------------------------
+    def _call(self, text: str, words: Words, work: DimLike, what: str, t: Tensor, operations: object, algorithm: str) -> None:
+        name = f"{what}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        self.lowered.kernels.setdefault(name, text)
+        self._need(*(w for kind, w in words.rows if kind == "int"))  # type: ignore[misc]
+        self.code.append(P.Call(name, tuple(w for _, w in words.rows), work))  # type: ignore[misc]
+        node = t.node
+        moved = D.product(t.shape) * dtypes.dtype(t.dtype).size
+        self.lowered.report.append(NodeReport(str(node) if node else t.name, getattr(node, "op_type", what), name, "kernel", None,
+                                              _format_name(self.buffers.get(id(t)), t), algorithm, "fp32", str(moved), str(operations)))  # fmt: skip
+
+
+THREADS = D.symbol("threads$")  # replaced by the number of threads when memory is planned
+
+
+class _Sink:
+    """Epilogue and store of one accumulator vector: what a kernel that accumulates calls."""
+
+    def __init__(self, args: Arguments, value: Expr, stored: str, target: Buffer, offset: DimLike):
+        self.args, self.value, self.stored, self.target, self.offset = args, value, stored, target, offset
+
+    def __call__(self, f: Function, acc: V, where: dict[str, V], lanes: int, mask: V | None, lane: str = "") -> None:
+        env = {f"o${a}": v for a, v in where.items()}
+        lane_name = f"o${lane}" if lane else f"o${list(where)[-1]}"
+        e = Emitter(self.args, env, lane_name, lanes, mask, {"acc": acc})
+        e.store(f.splat(e.emit(self.value), lanes), self.stored, self.target.name, self.offset)
+
+
+# --- strides ------------------------------------------------------------------------------------------------------------------
+def row_major(shape: Sequence[DimLike]) -> tuple[DimLike, ...]:
+    """Strides of a contiguous row-major tensor."""
+    strides: list[DimLike] = []
+    step: DimLike = 1
+    for d in reversed(shape):
+        strides.append(step)
+        step = step * d
+    return tuple(reversed(strides))
+
+
+def is_row_major(b: Buffer, shape: Sequence[DimLike]) -> bool:
+    """Whether a buffer is contiguous, row-major and starts at offset 0 (sizes of 1 don't matter)."""
+    want = row_major(shape)
+    return _is_zero(b.offset) and all(_is_one(n) or have == w for n, have, w in zip(shape, b.strides, want, strict=True))
+
+
+def memory_order(b: Buffer, shape: Sequence[DimLike]) -> list[int]:
+    """Axes from slowest to fastest; axes of size 1 keep their place in row-major order."""
+    order: list[int] = []
+    real = [k for k in range(len(shape)) if not _is_one(shape[k])]
+    left = list(real)
+    while left:  # repeatedly take the axis whose stride every other one divides
+        for k in left:
+            if all(j == k or not _smaller(b.strides[k], b.strides[j]) for j in left):
+                order.append(k)
+                left.remove(k)
+                break
+        else:
+            order.extend(left)
+            break
+    if order == real:
+        return list(range(len(shape)))
+    ones = [k for k in range(len(shape)) if _is_one(shape[k])]
+    return ones + order
+
+
+def _smaller(a: DimLike, b: DimLike) -> bool:
+    """Whether stride a is certainly the smaller one (it divides b)."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a < b
+    if isinstance(b, int):
+        return False
+    if isinstance(a, int):
+        return a <= 1
+    rest = D.mod(b, a)
+    return a != b and isinstance(rest, int) and rest == 0
+
+
+def flat_offset(b: Buffer, index: Sequence[DimLike]) -> DimLike:
+    """Offset of an element in elements."""
+    total = b.offset
+    for i, s in zip(index, b.strides, strict=True):
+        total = total + i * s
+    return total
+
+
+def _loops(idx: Sequence[DimLike], shape: Sequence[DimLike], target: Buffer) -> list[tuple[str | None, DimLike]]:
+    """Loops over a tensor in the order of its memory."""
+    return [(D.as_symbol(idx[k]), shape[k]) for k in memory_order(target, shape)]
+
+
+def _is_one(d: DimLike) -> bool:
+    return isinstance(d, int) and d == 1
+
+
+def _is_zero(d: DimLike) -> bool:
+    return isinstance(d, int) and d == 0
+
+
+def _format_name(b: Buffer | None, t: Tensor) -> str:
+    if b is None:
+        return ""
+    order = memory_order(b, t.shape)
+    return f"{t.dtype} row-major" if order == list(range(t.rank)) else f"{t.dtype} axes {order}"
+
+
+__all__ = ["Buffer", "KernelSpec", "Lowered", "lower", "substitute"]

@@ -1,0 +1,243 @@
+"""Tracing a prepared graph: every node's operator is run once with lazy tensors; the result is the typed, lowered-to-meaning model.
+
+What has no rule in `ops` is tried as its ONNX function body, and else becomes a host op (or UnsupportedOperator where host ops are forbidden).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from hasten.base import dims as D
+from hasten.base import dtypes
+from hasten.base.dims import DimLike
+from hasten.base.errors import HastenError, ModelError, UnsupportedOperator
+from hasten.lower.trace import Block, Const, Context, HostCall, Object, Source, Tensor, Value
+from hasten.ops.registry import NoNative, Node, find
+
+
+@dataclass
+class Options:
+    """What changes the trace: see hasten.compile."""
+
+    host_ops: bool = True
+    precision: str = "highest"
+    isa: str = ""
+
+
+@dataclass
+class Traced:
+    """A traced model. Inputs and outputs in the model's order."""
+
+    cx: Context
+    inputs: list[tuple[str, Value]] = field(default_factory=list)
+    outputs: list[tuple[str, Value]] = field(default_factory=list)
+    host: list[tuple[str, str, str]] = field(default_factory=list)  # node, operator, reason
+    hints: dict[str, tuple[DimLike | str | None, ...]] = field(default_factory=dict)  # declared output shapes: for display only
+
+
+def trace_model(model: ir.Model, options: Options | None = None) -> Traced:
+    """Trace a model prepared by `hasten.graph.prepare`. Raises ModelError (types and shapes contradict) or UnsupportedOperator."""
+    cx = Context(options or Options())
+    tracer = _Tracer(cx, model)
+    graph = model.graph
+    for value in graph.inputs:
+        if value.name in graph.initializers:
+            continue
+        tracer.env[value] = tracer.input(value)
+        tracer.result.inputs.append((value.name or "", tracer.env[value]))
+    tracer.run(graph)
+    for value in graph.outputs:
+        tracer.result.outputs.append((value.name or "", tracer.value(value, "graph output")))
+    return tracer.result
+
+
+class _Tracer:
+    def __init__(self, cx: Context, model: ir.Model):
+        self.cx, self.model = cx, model
+        self.env: dict[ir.Value, Value] = {}
+        self.result = Traced(cx)
+        self.depth = 0
+        self.symbols: dict[str, DimLike] = {}
+
+    # --- inputs -------------------------------------------------------------------------------------------------------------
+    def input(self, value: ir.Value) -> Value:
+        kind = value.type
+        name = value.name or ""
+        if kind is None:
+            raise ModelError(f"input {name!r} has no type")
+        if not isinstance(kind, ir.TensorType):
+            return Object(str(kind), Source(name))
+        dt = dtypes.BY_ONNX.get(int(kind.dtype))
+        if dt is None or dt.kind == "s" or value.shape is None:
+            return Object(f"tensor({kind.dtype.name.lower()})", Source(name))
+        return Tensor(self.cx, dt.name, self.shape(name, value.shape), Source(name))
+
+    def shape(self, name: str, shape: ir.Shape) -> tuple[DimLike, ...]:
+        out: list[DimLike] = []
+        for k, d in enumerate(shape):
+            if isinstance(d, int):
+                if d < 0:
+                    out.append(D.symbol(self.cx.fresh("n")))
+                    continue
+                out.append(d)
+            else:
+                label = str(d.value) if d.value is not None else f"{name}_{k}"
+                out.append(self.symbols.setdefault(label, D.symbol(_identifier(label, self.cx))))
+        return tuple(out)
+
+    # --- nodes --------------------------------------------------------------------------------------------------------------
+    def value(self, v: ir.Value, where: str) -> Value:
+        found = self.env.get(v)
+        if found is None and v.const_value is not None:
+            found = self.env[v] = self.constant(v)
+        if found is None:
+            raise ModelError(f"{where}: the value {v.name!r} is not defined before its use")
+        return found
+
+    def constant(self, v: ir.Value) -> Value:
+        assert v.const_value is not None
+        tensor = v.const_value
+        dt = dtypes.BY_ONNX.get(int(tensor.dtype))
+        if dt is None or dt.kind == "s":
+            import onnx
+
+            proto = ir.to_proto(tensor)
+            node = onnx.helper.make_node("Constant", [], ["y"], value=proto)
+            call = HostCall(v.name or "", "Constant", payload(self.model, node), [])
+            call.results = [Object(f"tensor({tensor.dtype.name.lower()})", call)]
+            return call.results[0]  # type: ignore[return-value]
+        array = np.ascontiguousarray(tensor.numpy()).reshape(tuple(int(d) for d in tensor.shape))  # type: ignore[arg-type]
+        return Tensor(self.cx, dt.name, array.shape, Const(array.astype(dtypes.to_numpy(dt.name), copy=False)))
+
+    def run(self, graph: ir.Graph) -> None:
+        for node in list(graph):
+            self.node(node)
+
+    def node(self, node: ir.Node) -> None:
+        wrapped = self.wrap(node)
+        before, self.cx.node = self.cx.node, wrapped
+        try:
+            inputs = [None if v is None else self.value(v, str(wrapped)) for v in node.inputs]
+            results = self.apply(node, wrapped, inputs)
+        finally:
+            self.cx.node = before
+        for v, r in zip(node.outputs, results, strict=False):
+            if r is not None:
+                self.env[v] = r
+                if not r.name:
+                    r.name = v.name or ""
+                v.meta["hasten.type"] = r
+
+    def apply(self, node: ir.Node, wrapped: Node, inputs: list[Value | None]) -> list[Value | None]:
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        rule = find(node.domain, node.op_type)
+        reason = "no native kernel for this operator"
+        if rule is not None:
+            try:
+                got = rule(self.cx, wrapped, *inputs)
+                return list(got) if isinstance(got, (list, tuple)) else [got]
+            except NoNative as e:
+                reason = str(e)
+            except HastenError:
+                raise
+            except (TypeError, ValueError, AttributeError, KeyError, IndexError, AssertionError, ZeroDivisionError, OverflowError) as e:
+                if self.depth > 40:
+                    raise
+                raise ModelError(f"{wrapped}: {type(e).__name__}: {e}; its inputs are {inputs}") from e
+        elif (expanded := self.expand(node, inputs)) is not None:
+            return expanded
+        return self.host(node, wrapped, inputs, reason)
+
+    def expand(self, node: ir.Node, inputs: list[Value | None]) -> list[Value | None] | None:
+        """Put the operator's ONNX function body in the node's place and trace that; None where it has none."""
+        from hasten.graph.functions import expand_schema_function
+
+        if self.depth > 20:
+            return None
+        types = [None if v is None or isinstance(v, Object) else (ir.DataType(dtypes.dtype(v.dtype).onnx), [d if isinstance(d, int) else None for d in v.shape])
+                 for v in inputs]  # fmt: skip
+        body = expand_schema_function(node, types, self.model)
+        if body is None:
+            return None
+        self.depth += 1
+        try:
+            for inner in body:
+                self.node(inner)
+        finally:
+            self.depth -= 1
+        return []
+
+    def wrap(self, node: ir.Node) -> Node:
+        return Node(node.op_type, node.domain, node.name or "", {k: _attribute(a) for k, a in node.attributes.items()}, len(node.outputs),
+                    tuple((v.name or "") if v.name and (v.uses() or v.is_graph_output()) else "" for v in node.outputs), self.subgraph)  # fmt: skip
+
+    def subgraph(self, graph: ir.Graph, inputs: Sequence[Value]) -> Block:
+        """Trace a nested graph with the given inputs; its results may use outer tensors."""
+        if self.depth > 40:
+            raise ModelError("graphs are nested more than 40 deep")
+        outer, self.env = self.env, dict(self.env)
+        self.depth += 1
+        try:
+            for v, x in zip(graph.inputs, inputs, strict=True):
+                self.env[v] = x
+            self.run(graph)
+            return Block([self.value(v, "subgraph output") for v in graph.outputs])  # type: ignore[misc]
+        finally:
+            self.depth -= 1
+            self.env = outer
+
+    # --- host ops -----------------------------------------------------------------------------------------------------------
+    def host(self, node: ir.Node, wrapped: Node, inputs: list[Value | None], reason: str) -> list[Value | None]:
+        if not self.cx.options.host_ops:
+            raise UnsupportedOperator(f"{wrapped}: {reason}, and host ops are forbidden (host_ops=False); allow them or replace the operator")
+        from hasten.lower.host import result_types
+
+        proto = ir.to_proto(node)
+        call = HostCall(str(wrapped), node.op_type, payload(self.model, proto), list(inputs))
+        self.result.host.append((str(wrapped), node.op_type, reason))
+        results: list[Value | None] = []
+        for k, kind in enumerate(result_types(self.model, node, inputs)):
+            if not node.outputs[k].name:
+                results.append(None)
+            elif isinstance(kind, str):
+                results.append(Object(kind, call))
+            else:
+                dt, shape = kind
+                results.append(Tensor(self.cx, dt, tuple(D.symbol(self.cx.fresh("h")) if d is None else d for d in shape), call))
+        call.results = results
+        return results
+
+
+def payload(model: ir.Model, node: Any) -> bytes:
+    """What `hasten.vm.host` needs to run a node: a one-node model with the opsets, serialised."""
+    import onnx
+
+    graph = onnx.helper.make_graph([node], "host", [onnx.ValueInfoProto(name=n) for n in dict.fromkeys(node.input) if n],
+                                   [onnx.ValueInfoProto(name=n) for n in node.output if n])  # fmt: skip
+    opsets = [onnx.helper.make_opsetid(d, v) for d, v in model.opset_imports.items()]
+    return onnx.helper.make_model(graph, opset_imports=opsets).SerializeToString()
+
+
+def _identifier(label: str, cx: Context) -> str:
+    """A symbol name for a model's dim name: letters, digits and underscores."""
+    clean = "".join(c if c.isalnum() or c == "_" else "_" for c in label)
+    if not clean or clean[0].isdigit() or not clean.isascii() or clean in ("and", "or", "not", "if", "else", "in", "is", "for", "while", "lambda"):
+        clean = cx.fresh("n")
+    return clean
+
+
+def _attribute(a: ir.Attr) -> Any:
+    value = a.value
+    if a.type == ir.AttributeType.TENSOR:
+        return value.numpy()
+    if a.type == ir.AttributeType.TENSORS:
+        return [v.numpy() for v in value]
+    if a.type in (ir.AttributeType.INTS, ir.AttributeType.FLOATS, ir.AttributeType.STRINGS):
+        return list(value)
+    return value

@@ -1,0 +1,287 @@
+"""Which tensors get memory, and what is fused into what.
+
+Contract: `Schedule(traced)` looks at the trace and decides, without changing any meaning:
+    realized   tensors with memory of their own, in the order in which they are computed
+    inlined    Maps and Views evaluated inside whatever reads them (prologue fusion)
+    absorbed   a kernel's or reduction's result T whose elementwise successors are computed in its epilogue: `fused[last] = Fusion(T, perm)`
+Rules: what is cheap or read once is inlined; what would be computed repeatedly and isn't cheap, or must lie in memory (operands of hand-written
+kernels, outputs, sizes read at run time), is realized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from hasten.base import dims as D
+from hasten.base.dims import DimLike
+from hasten.kernels import expr as E
+from hasten.kernels.expr import Expr
+from hasten.lower import trace as T
+from hasten.lower.trace import Block, Context, Tensor
+
+CHEAP = 6  # cycles a vector below which computing again beats storing, where memory isn't read twice
+TOO_LONG = 400  # an inlined expression beyond this cost is cut
+MEMBERS = 24  # most elementwise tensors in one epilogue
+
+
+@dataclass
+class Shallow:
+    """A tensor's definition in terms of the tensors it reads: index symbols, Exprs, and (source, index) of every load."""
+
+    index: tuple[DimLike, ...]
+    exprs: list[Expr]
+    loads: list[tuple[Tensor, tuple[DimLike, ...]]]
+    points: DimLike  # how often it is evaluated
+
+
+@dataclass
+class Fusion:
+    """`last` is computed by the kernel of `root`: root index k is last's index perm[k]."""
+
+    root: Tensor
+    perm: tuple[int, ...]
+
+
+@dataclass
+class Schedule:
+    """Decisions for one block of a trace (nested blocks have schedules of their own)."""
+
+    cx: Context
+    outputs: list[Tensor]
+    forced: set[int] = field(default_factory=set)
+    order: list[Tensor] = field(default_factory=list)  # everything reached, in the order of the trace
+    users: dict[int, list[Tensor]] = field(default_factory=dict)
+    shallow: dict[int, Shallow] = field(default_factory=dict)
+    realized: set[int] = field(default_factory=set)
+    fused: dict[int, Fusion] = field(default_factory=dict)
+    absorbed: set[int] = field(default_factory=set)
+    plain: set[int] = field(default_factory=set)  # must be row-major
+    cost: dict[int, int] = field(default_factory=dict)
+
+    def run(self) -> Schedule:
+        """Decide everything."""
+        self._reach()
+        for t in self.order:
+            self._decide(t)
+        for t in self.order:
+            if self._is_root(t):
+                self._grow(t)
+        return self
+
+    def inline(self, t: Tensor) -> bool:
+        """Whether reading t computes it in place."""
+        return isinstance(t.origin, (T.Map, T.View, T.Concat)) and id(t) not in self.realized
+
+    # --- what is read by what -------------------------------------------------------------------------------------------------
+    def _reach(self) -> None:
+        seen: dict[int, Tensor] = {}
+        stack = list(self.outputs)
+        for t in self.outputs:
+            self._force(t)
+        while stack:
+            t = stack.pop()
+            if id(t) in seen:
+                continue
+            seen[id(t)] = t
+            for u in self._dependencies(t):
+                stack.append(u)
+        self.order = sorted(seen.values(), key=lambda t: t.order)
+        for t in self.order:
+            for u in {id(u): u for u in self._direct(t)}.values():
+                self.users.setdefault(id(u), []).append(t)
+
+    def _force(self, t: Tensor) -> None:
+        """t must have memory; of a reshape it is the tensor behind it."""
+        self.forced.add(id(t))
+        while isinstance(t.origin, T.View) and t.origin.flat:
+            t = t.origin.base
+            self.forced.add(id(t))
+            self.plain.add(id(t))
+
+    def _dependencies(self, t: Tensor) -> Iterator[Tensor]:
+        """Tensors needed for t, also through the sizes in its shape."""
+        yield from self._direct(t)
+        for d in t.shape:
+            yield from self.sizes(d)
+
+    def sizes(self, d: DimLike) -> Iterator[Tensor]:
+        """Tensors whose contents a size is read from."""
+        for name in D.symbols(d):
+            if name in self.cx.defined:
+                u = self.cx.defined[name][0]
+                self._force(u)
+                yield u
+
+    def _direct(self, t: Tensor) -> list[Tensor]:
+        o = t.origin
+        if isinstance(o, (T.Source, T.Const)):
+            return []
+        if isinstance(o, T.Kernel):
+            for u, want in ((u, o.spec.wants(k)) for k, u in enumerate(o.operands)):
+                if want == "plain":
+                    self._force(u)
+                    self.plain.add(id(u))
+            return [self._behind(u) for u in o.operands]
+        if isinstance(o, T.HostCall):
+            found = [u for u in o.operands if isinstance(u, Tensor)]
+            for u in found:
+                self._force(u)
+                self.plain.add(id(u))
+            return found
+        if isinstance(o, T.Branch):
+            self._force(o.condition)
+            return [o.condition, *_captured(o.then), *_captured(o.other)]
+        if isinstance(o, T.LoopOf):
+            for u in o.operands:
+                self._force(u)
+                self.plain.add(id(u))
+            return list(o.operands)
+        if isinstance(o, T.View) and id(t) in self.forced and o.flat:
+            return [o.base]
+        if isinstance(o, T.Concat):
+            return list(o.parts)
+        return [u for u, _ in self.look(t).loads]
+
+    def _behind(self, u: Tensor) -> Tensor:
+        """The tensor whose memory serves operand u, if u is only another view of it."""
+        while isinstance(u.origin, T.View) and id(u) not in self.forced:
+            u = u.origin.base
+        return u
+
+    def look(self, t: Tensor) -> Shallow:
+        """The shallow definition of a Map, View or Nest."""
+        if id(t) not in self.shallow:
+            with self.cx.evaluating(None):
+                self.shallow[id(t)] = self._look(t)
+        return self.shallow[id(t)]
+
+    def _look(self, t: Tensor) -> Shallow:
+        o = t.origin
+        if isinstance(o, T.Nest):
+            i, r = symbols("o", o.outer), symbols("r", o.inner)
+            exprs, params = [], {}
+            for s in o.stages:
+                e = s.fn(i, r, params)
+                exprs.append(e)
+                params[s.name] = E.param(s.name, "int64" if s.kind.startswith("arg") else e.dtype)
+            exprs.append(o.final(i, params) if o.place is None else o.final(i, r, params))
+            points, index = D.product(o.outer) * D.product(o.inner), i
+        else:
+            index = symbols("o", t.shape)
+            exprs = [o.fn(index) if isinstance(o, T.Map) else t.at(index)]
+            points = t.size
+        loads: list[tuple[Tensor, tuple[DimLike, ...]]] = []
+        seen: set[int] = set()
+        for e in exprs:
+            for n in E.walk(e, seen):
+                if n.kind == "load":
+                    loads.append((n.source, n.index))
+        return Shallow(index, exprs, loads, points)
+
+    # --- memory or not ------------------------------------------------------------------------------------------------------
+    def _decide(self, t: Tensor) -> None:
+        o = t.origin
+        if not isinstance(o, (T.Map, T.View)):
+            if not (isinstance(o, T.Concat) and self._known(t)):
+                self.realized.add(id(t))
+            return
+        self.cost[id(t)] = self._inline_cost(t)
+        if id(t) in self.forced or (isinstance(o, T.Map) and self._worth_memory(t)):
+            self.realized.add(id(t))
+
+    def _known(self, t: Tensor) -> bool:
+        return id(t) not in self.forced and self.cx.ints(t) is not None
+
+    def _inline_cost(self, t: Tensor) -> int:
+        look = self.look(t)
+        own = sum(E.cost(e) for e in look.exprs)
+        return own + sum(self.cost.get(id(u), 0) for u, _ in look.loads if self.inline(u))
+
+    def _worth_memory(self, t: Tensor) -> bool:
+        users = self.users.get(id(t), [])
+        cost = self.cost[id(t)]
+        reads = sum(1 for u, _ in self.look(t).loads if not (isinstance(u.origin, T.Const) and u.origin.array.size == 1))
+        if cost > TOO_LONG:
+            return True
+        if len(users) > 1 and (cost >= CHEAP or reads > 1) and reads:
+            return True
+        return any(self._repeats(t, u, cost) for u in users)
+
+    def _repeats(self, t: Tensor, user: Tensor, cost: int) -> bool:
+        """Whether `user` would compute t again and again, at a price."""
+        if not isinstance(user.origin, (T.Map, T.Nest, T.View)):
+            return False
+        look = self.look(user)
+        times = sum(1 for e in look.exprs if any(n.kind == "load" and n.source is t for n in E.walk(e)))
+        more = look.points - t.size
+        if not (D.nonnegative(-more) if not isinstance(more, int) else more <= 0):
+            return cost >= CHEAP
+        return times > 1 and cost > 20
+
+    # --- epilogues ------------------------------------------------------------------------------------------------------------
+    def _is_root(self, t: Tensor) -> bool:
+        o = t.origin
+        if id(t) in self.forced or id(t) in self.absorbed:
+            return False
+        return (isinstance(o, T.Kernel) and o.spec.accumulates) or (isinstance(o, T.Nest) and o.place is None)
+
+    def _grow(self, root: Tensor) -> None:
+        """Follow root's elementwise users as far as they close up again into one tensor; that one is computed by root's kernel."""
+        perms: dict[int, tuple[int, ...]] = {id(root): tuple(range(root.rank))}
+        members: dict[int, Tensor] = {id(root): root}
+        best: tuple[Tensor, set[int]] | None = None
+        while len(members) < MEMBERS:
+            ahead = [u for m in list(members.values()) for u in self.users.get(id(m), []) if id(u) not in members]
+            if not ahead:
+                break
+            u = min(ahead, key=lambda x: x.order)
+            perm = self._follows(u, members, perms, root)
+            if perm is None or id(u) in self.fused:
+                break
+            members[id(u)], perms[id(u)] = u, perm
+            open_ends = [m for m in members.values() if id(m) in self.forced or any(id(x) not in members for x in self.users.get(id(m), []))]
+            if len(open_ends) == 1 and open_ends[0] is u:
+                best = (u, set(members))
+            elif id(u) in self.forced or not self.users.get(id(u)):
+                break
+        if best is None:
+            return
+        last, inside = best
+        self.fused[id(last)] = Fusion(root, perms[id(last)])
+        self.realized.add(id(last))
+        for key in inside - {id(last)}:
+            self.realized.discard(key)
+            self.absorbed.add(key)
+
+    def _follows(self, u: Tensor, members: dict[int, Tensor], perms: dict[int, tuple[int, ...]], root: Tensor) -> tuple[int, ...] | None:
+        """The permutation that relates u's index to root's, if u reads the members element by element."""
+        if not isinstance(u.origin, (T.Map, T.View)) or u.rank != root.rank or (isinstance(u.origin, T.View) and id(u) not in self.forced):
+            return None
+        if isinstance(u.origin, T.View) and u.origin.flat and id(u) in self.forced:
+            return None
+        look = self.look(u)
+        found: tuple[int, ...] | None = None
+        for source, index in look.loads:
+            if id(source) not in members:
+                continue
+            if any(i not in look.index for i in index) or len({str(i) for i in index}) != len(index):
+                return None
+            q = [look.index.index(i) for i in index]
+            perm = tuple(q[k] for k in perms[id(source)])
+            if found is not None and perm != found:
+                return None
+            found = perm
+        if found is None or any(D.known_equal(u.shape[found[k]], root.shape[k]) is not True for k in range(root.rank)):
+            return None
+        return found
+
+
+def symbols(prefix: str, extents: Sequence[DimLike]) -> tuple[DimLike, ...]:
+    """Index symbols for a shape."""
+    return tuple(D.symbol(f"{prefix}${k}", n) for k, n in enumerate(extents))
+
+
+def _captured(block: Block) -> list[Tensor]:
+    """Results of a nested block: what they need of the enclosing block is found through them."""
+    return list(block.values)
