@@ -47,6 +47,7 @@ def well() -> dict[str, Any]:
         ("instruction_sets", {"amx": doctor.REFUSED}, "arch_prctl"),
         ("instruction_sets", {"available": ["portable"]}, "virtual machine"),
         ("instruction_sets", {"problem": "HASTEN_ISA='x'"}, "Correct HASTEN_ISA"),
+        ("threads", {"problem": "HASTEN_NUM_THREADS='x'"}, "Correct HASTEN_NUM_THREADS"),
         ("threads", {"cgroup_quota": 1.5}, "quota of 1.5 CPUs"),
         ("threads", {"HASTEN_NUM_THREADS": "9"}, "HASTEN_NUM_THREADS=9"),
         ("cache", {"writable": False}, "cannot be written"),
@@ -63,7 +64,9 @@ def test_advice(well: dict[str, Any], group: str, change: dict[str, Any], words:
     assert words in line
 
 
-@pytest.mark.parametrize(("name", "value"), [("HASTEN_ISA", "abacus"), ("HASTEN_CACHE_SIZE", "much")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("HASTEN_ISA", "abacus"), ("HASTEN_CACHE_SIZE", "much"), ("HASTEN_NUM_THREADS", "all")]
+)
 def test_wrong_settings_are_diagnosed(invoke: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     result = invoke("doctor")

@@ -87,27 +87,20 @@ def _amx_state(in_cpu: bool, available: list[str]) -> str:
 
 def threads() -> dict[str, Any]:
     """How many threads a run takes by default, and what bounds them."""
-    logical = os.cpu_count() or 1
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
-    return {"default": default_threads(), "cpus": logical, "affinity": affinity, "cgroup_quota": cgroup_quota(),
-            "HASTEN_NUM_THREADS": os.environ.get("HASTEN_NUM_THREADS")}  # fmt: skip
+    from hasten.base.errors import InputError
+    from hasten.vm.runtime import cgroup_quota, thread_count
 
-
-def default_threads() -> int:
-    return 1
-
-
-def cgroup_quota() -> float | None:
-    """CPUs that the control group of this process may use at a time, as containers set it; None where unlimited."""
-    for quota, period in (("/sys/fs/cgroup/cpu.max", None),
-                          ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")):  # fmt: skip
-        try:
-            words = Path(quota).read_text().split() + (Path(period).read_text().split() if period else [])
-            allowed, length = words[:2]
-            return int(allowed) / int(length) if allowed.isdigit() else None
-        except (OSError, ValueError):
-            continue
-    return None
+    cpus = os.cpu_count() or 1
+    found: dict[str, Any] = {
+        "cpus": cpus,
+        "affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cpus,
+        "cgroup_quota": cgroup_quota(),
+        "HASTEN_NUM_THREADS": os.environ.get("HASTEN_NUM_THREADS"),
+    }
+    try:
+        return {"default": thread_count(None), **found}
+    except InputError as error:  # HASTEN_NUM_THREADS is no number
+        return {"default": None, "problem": str(error), **found}
 
 
 def cache() -> dict[str, Any]:
@@ -151,6 +144,7 @@ def advice(found: dict[str, Any]) -> list[str]:
     table = [
         (not linux_x86, "Hasten is developed and tested on Linux on x86-64; other systems are untested."),
         ("problem" in sets, f"Correct HASTEN_ISA. {sets.get('problem')}"),
+        ("problem" in pool, f"Correct HASTEN_NUM_THREADS. {pool.get('problem')}"),
         ("problem" in store, f"Correct HASTEN_CACHE_SIZE. {store.get('problem')}"),
         (
             sets["amx"] == REFUSED,
@@ -162,7 +156,7 @@ def advice(found: dict[str, Any]) -> list[str]:
         ),
         (
             quota is not None and quota < affinity,
-            f"A cgroup quota of {quota} CPUs holds the threads below the {affinity} of the affinity mask.",
+            f"A cgroup quota of {quota or 0:g} CPUs holds the threads below the {affinity} of the affinity mask.",
         ),
         (
             wish.isdigit() and int(wish) > affinity,
@@ -195,7 +189,7 @@ def _print(found: dict[str, Any]) -> None:
         ("machine", f"{computer['cpu']}, {computer['architecture']}, {memory}, {computer['system']}"),
         ("instruction sets", levels + Text(f"  (default: {sets['chosen'] or 'none'})")),
         ("AMX", sets["amx"]),
-        ("threads", f"{pool['default']}  ({bounds})"),
+        ("threads", f"{pool['default'] or 'none'}  ({bounds})"),
         ("cache", _cache_text(found["cache"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)),
         ("environment", ", ".join(f"{name}={value}" for name, value in found["environment"].items()) or "nothing set"),
