@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import operator
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -129,22 +130,22 @@ class NativeModel(Model):
         words[Word.ARRAY_TYPE], words[Word.NEW_ARRAY], words[Word.SET_BASE] = api.array_type, api.new_from_descr, api.set_base_object
         for number, dtype in enumerate(dtypes):
             words[Word.DESCRIPTORS + number] = id(dtype)
-        self._scratch = _Scratch(image)
-        self.call = _python_function(image, _Fallbacks(self), (self._scratch, constants, dtypes))
+        _free_scratch_with(image)
+        self._trim = image.function(abi.TRIM, None)
+        self.call = _python_function(image, _Fallbacks(self), (constants, dtypes))
         self._make_run()
 
     def trim(self) -> None:
-        self._scratch.trim()
+        self._trim()
 
 
-class _Scratch:
-    """The scratch memory that an image keeps between runs; freed with the last thing that uses the image."""
+def _free_scratch_with(image: LoadedImage) -> None:
+    """Free the scratch memory that the image keeps between runs when the image goes.
 
-    def __init__(self, image: LoadedImage):
-        self.trim = image.function(abi.TRIM, None)  # holds the image
-
-    def __del__(self) -> None:
-        self.trim()
+    Callbacks run from the last registered to the first, so this comes before the image is unmapped.
+    """
+    trim = ctypes.CFUNCTYPE(None)(image.address(abi.TRIM))  # does not hold the image
+    weakref.finalize(image, trim).atexit = False
 
 
 class _Fallbacks:
@@ -152,20 +153,19 @@ class _Fallbacks:
 
     def __init__(self, model: NativeModel):
         self.signature, self.error = model.signature, _Errors(model.checks)
-        self.native: Callable[..., Any] | None = None
 
-    def slow(self, *values: Any) -> Any:
+    def slow(self, *values: Any) -> tuple[Any, ...]:
+        """The inputs as the native function takes them; it tries again with these."""
         arrays = self.signature.convert(values)
-        if all(a is v for a, v in zip(arrays, values, strict=True)):
+        if arrays and all(a is v for a, v in zip(arrays, values, strict=True)):
             raise InputError("these inputs were refused although they look right; please report this")
-        assert self.native is not None
-        return self.native(*arrays)
+        return tuple(arrays)
 
-    def wrong_shape(self, *values: Any) -> Any:
+    def wrong_shape(self, *values: Any) -> None:
         self.signature.sizes(values)
         raise ShapeMismatch(f"the sizes of the inputs do not fit: {', '.join(shape_text(np.shape(v)) for v in values)}")
 
-    def failed(self, code: int, left: int, right: int) -> Any:
+    def failed(self, code: int, left: int, right: int) -> None:
         raise self.error(code, left, right)
 
 
@@ -187,7 +187,6 @@ def _python_function(image: LoadedImage, fallbacks: _Fallbacks, keep: object) ->
         ctypes.cast(ctypes.pythonapi.PyCFunction_NewEx, ctypes.c_void_p).value or 0
     )
     function: Callable[..., Any] = create(ctypes.addressof(definition), owner, None)
-    fallbacks.native = function
     return function
 
 

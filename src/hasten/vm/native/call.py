@@ -1,8 +1,8 @@
 """The call path: `hst_call`, the CPython function (METH_FASTCALL) of one model, which takes its inputs by position.
 
 It reads NumPy arrays directly where every input is exactly an `ndarray` of the right dtype and rank, contiguous and aligned; anything else
-goes to the Python function `self[0]`, called with the same arguments. Sizes that do not fit go to `self[1]`, likewise; other failures to
-`self[2]`, called with (code, left, right); `self` is a tuple. All three may raise; what they return is returned.
+goes to the Python function `self[0]`, called with the same arguments, which raises or returns a tuple of arrays to go on with. Sizes that do
+not fit go to `self[1]`, other failures to `self[2]`, called with (code, left, right), which raise. `self` is a tuple.
 One output is returned as itself, several (or none) as a tuple. Output memory belongs to a capsule, the base of its array.
 
 Fields of ndarray objects are read by their offsets, which belong to NumPy's ABI (its macros compile to the same); the layout is that of
@@ -54,7 +54,7 @@ class _Call:
         f.place(failed)
         self.fail(code)
         f.place(self.slow)
-        self.hand_over(_SLOW)
+        self.again()
 
     def need(self, condition: V) -> None:
         """Go the slow way unless `condition`."""
@@ -157,6 +157,20 @@ class _Call:
         result = self.python(_FAILED, args, f.const("i64", 3))
         for number in numbers:
             f.call("Py_DecRef", "void", [number])
+        f.ret(result)
+
+    def again(self) -> None:
+        """Call ourselves with what the Python function makes of the inputs."""
+        f, null = self.f, self.f.const("ptr", 0)
+        converted = self.python(_SLOW, f.args[1], f.args[2])
+        with f.when(converted.eq(null)):
+            f.ret(null)
+        arrays = f.alloca(8 * (len(self.inputs) + 1), 16)
+        for number in range(len(self.inputs)):
+            array = f.call("PyTuple_GetItem", "ptr", [converted, f.const("i64", number)])
+            f.store(array, f.offset(arrays, 8 * number))
+        result = f.emit("ptr", f"call ptr @{CALL}({f.args[0]}, {arrays}, i64 {len(self.inputs)})")
+        f.call("Py_DecRef", "void", [converted])
         f.ret(result)
 
     def hand_over(self, which: int) -> None:
