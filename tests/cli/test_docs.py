@@ -67,7 +67,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "quickstart.md"], ids=lambda page: page.name)
 def test_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All Python blocks of a page, one after the other, where the examples' models are; PyTorch's only if it is there."""
+    """All Python blocks of a page, one after the other; those of PyTorch only if it is there."""
     pytest.importorskip("hasten.api", reason="needs the compiler")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
