@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from hasten.base.dtypes import to_numpy
 from hasten.base.errors import ExecutionError, InputError, ResourceLimit, ShapeMismatch
 from hasten.vm import abi
 from hasten.vm.abi import Word
 from hasten.vm.image import Image, LoadedImage
-from hasten.vm.inputs import Signature, numpy_dtype, shape_text
+from hasten.vm.inputs import Signature, shape_text
 from hasten.vm.program import STATUS_MEMORY, STATUS_MESSAGES, STATUS_SHAPE, Check, Program
 from hasten.vm.runtime import NumpyApi, Runtime, load_runtime, numpy_api, thread_count
 
@@ -122,7 +123,7 @@ class NativeModel(Model):
     ):  # fmt: skip
         super().__init__(program, threads)
         self.image, self.constants = image, constants
-        dtypes = [numpy_dtype(s.dtype) for s in abi.tensors([*program.inputs, *program.outputs])]
+        dtypes = [to_numpy(s.dtype) for s in abi.tensors([*program.inputs, *program.outputs])]
         words = (ctypes.c_int64 * abi.context_words(program)).from_address(image.address(abi.CONTEXT))
         words[Word.CONSTANTS] = constants.address
         words[Word.PARALLEL], words[Word.RELEASE] = runtime.parallel, runtime.release

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from hasten.base.dims import DimLike, evaluate
+from hasten.base.dtypes import to_numpy
 from hasten.base.errors import InputError, ShapeMismatch, TypeMismatch
 from hasten.vm.abi import bind
 from hasten.vm.program import ObjectSpec, Program, TensorSpec
-
-
-@functools.cache
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The dtype called `name` by NumPy or ml_dtypes (bfloat16, float8_e4m3fn, int4, ...)."""
-    try:
-        return np.dtype(name)
-    except TypeError:
-        import ml_dtypes
-
-        return np.dtype(getattr(ml_dtypes, name))
 
 
 def shape_text(shape: Sequence[DimLike]) -> str:
@@ -63,12 +52,14 @@ class Signature:
         """
         if len(values) != len(self.specs):
             raise InputError(f"{len(values)} inputs were given, the model takes {len(self.specs)}: {self.describe()}")
-        arrays = [self._array(s, v) if isinstance(s, TensorSpec) else v for s, v in zip(self.specs, values, strict=True)]
+        arrays = [
+            self._array(s, v) if isinstance(s, TensorSpec) else _object(s, v) for s, v in zip(self.specs, values, strict=True)
+        ]
         self.sizes(arrays)
         return arrays
 
     def _array(self, spec: TensorSpec, value: Any) -> np.ndarray[Any, Any]:
-        want = numpy_dtype(spec.dtype)
+        want = to_numpy(spec.dtype)
         array = _as_array(value, want)
         if array is None:
             raise TypeMismatch(f"input {spec.name!r}: {_kind(value)} cannot be used, the model takes {self.wanted(spec)}{_hint(value, want)}")
@@ -98,6 +89,18 @@ class Signature:
         """Which input gave the value of a dim that is one symbol."""
         place = self.binding.bound.get(str(dim))
         return "" if place is None else f" (from input {self.specs[place[0]].name!r})"
+
+
+def _object(spec: ObjectSpec, value: Any) -> Any:
+    """Python objects as host ops take them: string tensors and tensors of unknown rank as arrays, sequences as lists of such."""
+    if spec.kind.startswith("sequence"):
+        if not isinstance(value, (list, tuple)):
+            raise TypeMismatch(f"input {spec.name!r}: {_kind(value)} cannot be used, the model takes a list: {spec.kind}")
+        return [v if isinstance(v, (list, dict)) else np.asarray(v) for v in value]
+    if spec.kind.startswith("tensor"):
+        array = np.asarray(value)
+        return array.astype(object) if array.dtype.kind in "UT" else array
+    return value
 
 
 def _as_array(value: Any, want: np.dtype[Any]) -> np.ndarray[Any, Any] | None:
