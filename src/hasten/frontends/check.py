@@ -138,6 +138,8 @@ class ModelChecker:
 
     def _definitions(self, graph: onnx.GraphProto, top: bool, in_function: bool) -> set[str]:
         where = f"graph {graph.name!r}"
+        _texts(where, graph.name, *(i.name for i in graph.input), *(i.name for i in graph.output),
+               *(i.name for i in graph.value_info), *(t.name for t in graph.initializer))
         inputs: set[str] = set()
         for info in graph.input:
             if not info.name or info.name in inputs:
@@ -204,6 +206,7 @@ class ModelChecker:
             if len(inner.shape.dim) > 64:
                 raise ResourceLimit(f"{where}: a rank of {len(inner.shape.dim)} passes the limit of 64")
             for dim in inner.shape.dim:
+                _texts(where, dim.dim_param)
                 if dim.dim_value > MAX_ELEMENTS:
                     raise ResourceLimit(f"{where}: a dimension of {dim.dim_value} elements is impossible")
         elif which in ("sequence_type", "optional_type"):
@@ -211,10 +214,14 @@ class ModelChecker:
         elif which == "map_type":
             data_type(kind.map_type.key_type, where)
             self._value_type(kind.map_type.value_type, where, depth + 1)
+        elif which is None and depth:
+            raise ModelError(f"{where}: the type of its elements is not given")
         elif which is not None:
             raise ModelError(f"{where}: values of kind {which} are not supported")
 
     def _node(self, node: onnx.NodeProto, in_function: bool) -> None:
+        _texts(describe(node), node.name, node.op_type, node.domain, node.overload, *node.input, *node.output,
+               *(attribute.name for attribute in node.attribute))
         domain = domain_of(node.domain)
         if not node.op_type:
             raise ModelError(f"{describe(node)}: it names no operator")
@@ -325,6 +332,13 @@ class ModelChecker:
         if done < len(before):
             stuck = next(i for i, count in enumerate(waiting) if count)
             raise ModelError(f"{describe(graph.node[stuck])}: depends on its own output; the graph has a cycle")
+
+
+def _texts(where: str, *texts: str) -> None:
+    """Names that are not valid UTF-8 come out of protobuf as bytes."""
+    for text in texts:
+        if isinstance(text, bytes):
+            raise ModelError(f"{where}: the name {text[:60]!r} is not valid UTF-8 text; the file is damaged")
 
 
 def _decode(text: bytes, where: str) -> None:

@@ -22,6 +22,7 @@ MAX_ELEMENTS = 1 << 58
 MAX_SPARSE_BYTES = 256 << 20
 
 _T = onnx.TensorProto
+_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 _FLOATS = {_T.FLOAT}
 _DOUBLES = {_T.DOUBLE}
 _INT64 = {_T.INT64}
@@ -100,6 +101,9 @@ class TensorReader:
             packed = dtype != ir.DataType.STRING and dtype.bitwidth < 8
             wanted = byte_count(count, dtype) if packed else count * per_element
             got, unit = len(getattr(tensor, field)), f"entries in {field}"
+            if any(len(getattr(tensor, other)) for other in _FIELDS if other != field):
+                raise ModelError(f"{where}: a tensor of {dtype.name.lower()} keeps its values in {field}, "
+                                 "the file has values in another field")
         if wanted != got:
             raise ModelError(f"{where}: shape {list(tensor.dims)} of {dtype.name.lower()} needs {wanted} {unit}, "
                              f"the file holds {got}; it is truncated or damaged")

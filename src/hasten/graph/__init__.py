@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hasten.graph.functions import expand_schema_function
     from hasten.graph.pipeline import PassLog, prepare
-    from hasten.graph.text import graph_text
+    from hasten.graph.text import to_text
 
-__all__ = ["PassLog", "expand_schema_function", "graph_text", "prepare"]
+__all__ = ["PassLog", "expand_schema_function", "to_text", "prepare"]
 
 _HOME = {
     "PassLog": "hasten.graph.pipeline",
     "expand_schema_function": "hasten.graph.functions",
-    "graph_text": "hasten.graph.text",
+    "to_text": "hasten.graph.text",
     "prepare": "hasten.graph.pipeline",
 }
 

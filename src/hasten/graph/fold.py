@@ -20,7 +20,7 @@ def hoist_constants(edit: Editor) -> int:
     for graph in control_graphs(main):
         for node in list(graph):
             if is_op(node, "Constant"):
-                edit.replace(node, [edit.tensor(*_constant_tensor(edit, node))])
+                edit.replace(node, [edit.tensor(*constant_tensor(edit, node))])
                 changes += 1
         if graph is not main:
             changes += _hoist_initializers(edit, graph)
@@ -46,7 +46,7 @@ def _hoist_initializers(edit: Editor, graph: ir.Graph) -> int:
     return len(held)
 
 
-def _constant_tensor(edit: Editor, node: ir.Node) -> tuple[ir.TensorProtocol, str]:
+def constant_tensor(edit: Editor, node: ir.Node) -> tuple[ir.TensorProtocol, str]:
     name = edit.unique(node.outputs[0].name or node.name or "constant")
     found = next((a for a in node.attributes.values() if a.name.startswith("value")), None)
     if found is None or len(node.attributes) != 1:

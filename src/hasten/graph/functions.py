@@ -16,7 +16,8 @@ from onnx_ir import _cloner
 from onnx_ir.passes.common import InlinePass
 
 from hasten.base.errors import ModelError, ResourceLimit
-from hasten.graph.edit import Editor, bodies
+from hasten.graph.edit import Editor, bodies, is_op
+from hasten.graph.fold import constant_tensor
 
 MAX_INLINED_NODES = 1_000_000
 
@@ -126,6 +127,9 @@ def expand_schema_function(
     editor.replace(node, results[: len(node.outputs)])
     new = _between(graph, first, last)
     upgrade_nodes(model, editor, [*new, *(n for outer in new for body in bodies(outer) for n in body.all_nodes())])
+    for inner in _between(graph, first, last):
+        if is_op(inner, "Constant"):
+            editor.replace(inner, [editor.tensor(*constant_tensor(editor, inner))])
     nodes = _between(graph, first, last)
     graph.remove([first, last], safe=True)
     return nodes
@@ -166,4 +170,5 @@ def _type_bytes(kind: tuple[ir.DataType, Sequence[int | None] | None] | None) ->
                 entry = proto.tensor_type.shape.dim.add()
                 if dim is not None:
                     entry.dim_value = dim
-    return proto.SerializeToString()
+    data: bytes = proto.SerializeToString()
+    return data

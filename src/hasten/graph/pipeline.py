@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from hasten.base.errors import ModelError
+from hasten.base.errors import HastenError, ModelError
 from hasten.graph.clean import drop_empty_inputs, merge_shape_ops, remove_no_ops, share_repeated
 from hasten.graph.edit import Editor, all_graphs
 from hasten.graph.fold import fold_constants, hoist_constants, inline_constant_if, own_outputs, remove_unused
@@ -63,7 +63,14 @@ class PassLog:
     def run(self, name: str, model: ir.Model, action: Callable[[], int]) -> int:
         """Run one pass and note it."""
         started = time.perf_counter()
-        changes = action()
+        try:
+            changes = action()
+        except HastenError:
+            raise
+        except (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, AssertionError,
+                RuntimeError, RecursionError) as error:
+            raise ModelError(f"the pass {name!r} cannot take this model, it is inconsistent: "
+                             f"{type(error).__name__}: {error}") from error
         seconds = time.perf_counter() - started
         self.entries.append(PassEntry(name, changes, seconds, sum(len(g) for g in all_graphs(model.graph))))
         return changes

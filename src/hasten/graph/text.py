@@ -15,7 +15,7 @@ _INDENT = "  "
 _SHORT = 8
 
 
-def graph_text(model: ir.Model) -> str:
+def to_text(model: ir.Model) -> str:
     """The whole model: opsets, inputs, constants, nodes (bodies indented), outputs."""
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in sorted(model.opset_imports.items()))
     lines = [f"model {model.graph.name or ''} (opset {opsets})"]
