@@ -48,12 +48,9 @@ _EXP2 = (0.6931471825, 0.2402265072, 0.05550405011, 0.00961808674, 0.00133379502
 # (log(1 + r) - r + r^2 / 2) / r^3 for sqrt(1/2) <= 1 + r <= sqrt(2): minimax, 2^-30
 _LOG = (0.3333331347, -0.2500000894, 0.2000207305, -0.1666799635, 0.142203182, -0.1240599826, 0.1188365519,
         -0.1167192608, 0.06751427054)  # fmt: skip
-# tanh(x) / x in x^2 for |x| <= 9.02: rational, 2^-29.5
-_TANH_P = (0.9999999987, 0.1367991473, 0.003868327339, 2.800745181e-05, 3.058500909e-08, -1.220345871e-11)
-_TANH_Q = (1.0, 0.4701324679, 0.02724583726, 0.0003938630441, 1.287366157e-06)
-# erf(x) / x in x^2 for |x| <= 3.93: rational, 2^-29
-_ERF_P = (1.128379169, 0.1851476194, 0.05425474119, 0.003840292365, 0.0003771679289, 4.620069692e-06, -1.285802467e-08)
-_ERF_Q = (1.0, 0.4974162128, 0.1138869307, 0.01543483935, 0.001302409877, 6.250097227e-05)
+# erf(x) / x in x^2 for |x| <= 3.93: rational, 2^-25.6; those floats whose rounding costs least
+_ERF_P = (1.82689023, 0.308886528, 0.0854695514, 0.00611933693, 0.000461116579, 3.30603302e-06)
+_ERF_Q = (1.6190393, 0.813422382, 0.184987426, 0.0242814384, 0.00188652612, 6.15301324e-05)
 # (sin(r) / r - 1) / r^2 and (cos(r) - 1 + r^2 / 2) / r^4 for |r| <= pi / 4: Cephes
 _SIN = (-1.6666654611e-1, 8.3321608736e-3, -1.9515295891e-4)
 _COS = (4.166664568298827e-2, -1.388731625493765e-3, 2.443315711809948e-5)
@@ -103,14 +100,24 @@ def exp2(f: Function, x: V) -> V:
     return _limited(f, x, y, -126.0, 127.99999237060547)
 
 
-def expm1(f: Function, x: V) -> V:
-    """2^n (exp(r) - 1) + (2^n - 1), halved while computed so that 2^128 does not overflow."""
-    limited = f.select(f.const(x.type, -20) > x, f.const(x.type, -20), x)  # NaN stays
-    r, shifted = _reduce_exp(f, limited)
+def _half_expm1(f: Function, x: V) -> V:
+    """(exp(x) - 1) / 2 as 2^n (exp(r) - 1) + (2^n - 1), halved so that 2^128 does not overflow; -20 <= x <= 88.73."""
+    r, shifted = _reduce_exp(f, x)
     q = fma(f, polynomial(f, r, _EXPM1), r * r, r)
     half = from_bits(f, (to_bits(f, shifted) << 23) + (126 << 23))
-    y = fma(f, half, q, half - 0.5)
-    return copysign(f, f.select(x <= _EXP_HIGH, y + y, x * 3e38), x)
+    return fma(f, half, q, half - 0.5)
+
+
+def expm1(f: Function, x: V) -> V:
+    low = f.const(x.type, -20)
+    half = _half_expm1(f, f.select(low > x, low, x))  # NaN stays
+    return copysign(f, f.select(x <= _EXP_HIGH, half + half, x * 3e38), x)
+
+
+def tanh(f: Function, x: V) -> V:
+    """e / (e + 2) with e = exp(2 x) - 1: accurate near 0 and near 1."""
+    half = _half_expm1(f, clamp_keeping_nan(f, x + x, -20.0, 20.0))
+    return copysign(f, half / (half + 1.0), x)
 
 
 # --- logarithms -------------------------------------------------------------------------------------------------------
@@ -150,20 +157,11 @@ def log1p(f: Function, x: V) -> V:
     return copysign(f, _log_limits(f, u, y), x)
 
 
-# --- tanh, erf and the hyperbolic functions ---------------------------------------------------------------------------
-def _odd_rational(f: Function, x: V, limit: float, p: tuple[float, ...], q: tuple[float, ...]) -> V:
-    """x P(x^2) / Q(x^2), for functions that are 1 from `limit` on."""
-    x = clamp_keeping_nan(f, x, -limit, limit)
-    z = x * x
-    return clamp_keeping_nan(f, x * polynomial(f, z, p) / polynomial(f, z, q), -1.0, 1.0)
-
-
-def tanh(f: Function, x: V) -> V:
-    return _odd_rational(f, x, 9.02, _TANH_P, _TANH_Q)
-
-
+# --- erf and the hyperbolic functions ---------------------------------------------------------------------------
 def erf(f: Function, x: V) -> V:
-    return _odd_rational(f, x, 3.93, _ERF_P, _ERF_Q)
+    x = clamp_keeping_nan(f, x, -3.93, 3.93)
+    z = x * x
+    return clamp_keeping_nan(f, x * polynomial(f, z, _ERF_P) / polynomial(f, z, _ERF_Q), -1.0, 1.0)
 
 
 def _half_exp(f: Function, a: V) -> V:
