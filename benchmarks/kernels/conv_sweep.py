@@ -1,9 +1,10 @@
-"""Typical convolution layers on one thread: GFLOP/s, share of the FMA peak, and speed relative to ONNX Runtime (bias + ReLU in both).
+"""Typical convolution layers on one thread: GFLOP/s, share of the FMA peak, and speed relative to ONNX Runtime (bias +
+ReLU in both).
 
     python benchmarks/kernels/conv_sweep.py [--isa avx512] [--seconds 0.4] [name ...]
 
-ONNX Runtime is given its own layout (NCHW in and out, a single Conv node, so its layout conversions are part of its time where it makes them);
-Hasten is given channels-last activations. The figures are minima; run it on a quiet machine.
+ONNX Runtime is given its own layout (NCHW in and out, a single Conv node, so its layout conversions are part of its
+time where it makes them); Hasten is given channels-last activations. The figures are minima; run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Layer:
     kernel: int = 3
     stride: int = 1
     group: int = 1
+    nchw: bool = False  # Hasten reads NCHW too
 
     @property
     def pad(self) -> int:
@@ -63,6 +65,7 @@ LAYERS = [
     Layer("resnet 1x1 512-2048 7", 512, 2048, (7, 7), 1),
     Layer("resnet 1x1 256-512 56 /2", 256, 512, (56, 56), 1, 2),
     Layer("mobilenet first 3x3/2", 3, 32, (224, 224), 3, 2),
+    Layer("mobilenet first 3x3/2 from NCHW", 3, 32, (224, 224), 3, 2, nchw=True),
     Layer("mobilenet 1x1 16-96 112", 16, 96, (112, 112), 1),
     Layer("mobilenet 1x1 24-144 56", 24, 144, (56, 56), 1),
     Layer("mobilenet 1x1 144-32 28", 144, 32, (28, 28), 1),
@@ -124,7 +127,10 @@ def hasten_call(layer: Layer, isa: Isa, x: np.ndarray, w: np.ndarray, bias: np.n
         flat = layer.kernel == 1 and layer.stride == 1
         if flat:  # a plain matrix product: all pixels are one row
             h, width, oh, ow = 1, h * width, 1, oh * ow
-        dense = ConvProblem(c, o, kernel, strides, group=layer.group, ow=ow, pixel_stride=c, padded=not flat)
+        pixel = 1 if layer.nchw else c
+        dense = ConvProblem(
+            c, o, kernel, strides, (1, 1), layer.group, ow, pixel, unit_channels=not layer.nchw, padded=not flat
+        )
         scratch, words = conv_scratch_bytes(dense, isa, h, width, oh, ow), conv_args(dense)
         packed = pack_conv_weights(dense, isa, w)
 
@@ -134,10 +140,27 @@ def hasten_call(layer: Layer, isa: Isa, x: np.ndarray, w: np.ndarray, bias: np.n
     compiled = Kernel(isa, [*words, ("y", "ptr"), ("bias", "ptr")], emit)
     holder = aligned(packed.shape)
     holder[...] = packed
-    call = compiled.bind({
-        "x": x, "weights": holder, "scratch": aligned([evaluate(scratch, {}) // 4 + 16]), "n": 1, "h": h, "w": width, "oh": oh, "ow": ow,
-        "pad_top": layer.pad, "pad_left": layer.pad, "xs_n": h * width * c, "xs_y": width * c, "xs_x": c, "xs_c": 1, "y": y, "bias": bias,
-    })  # fmt: skip
+    steps = (width, 1, h * width) if layer.nchw else (width * c, c, 1)
+    call = compiled.bind(
+        {
+            "x": x,
+            "weights": holder,
+            "scratch": aligned([evaluate(scratch, {}) // 4 + 16]),
+            "n": 1,
+            "h": h,
+            "w": width,
+            "oh": oh,
+            "ow": ow,
+            "pad_top": layer.pad,
+            "pad_left": layer.pad,
+            "xs_n": h * width * c,
+            "xs_y": steps[0],
+            "xs_x": steps[1],
+            "xs_c": steps[2],
+            "y": y,
+            "bias": bias,
+        }
+    )
     return call, compiled
 
 
@@ -147,18 +170,20 @@ def measure(layer: Layer, isa: Isa, peak: float, seconds: float) -> float:
     x = aligned([1, *layer.size, layer.channels], 1)
     w = aligned([layer.outputs, layer.channels // layer.group, layer.kernel, layer.kernel], 2) * np.float32(0.1)
     bias, y = aligned([layer.outputs], 3), aligned([1, *layer.out, layer.outputs])
-    call, compiled = hasten_call(layer, isa, x, w, bias, y)
-    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], pads=[layer.pad] * 4, strides=[layer.stride] * 2, group=layer.group)
-    nchw = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    nchw = aligned([1, layer.channels, *layer.size])
+    nchw[...] = x.transpose(0, 3, 1, 2)
+    call, compiled = hasten_call(layer, isa, nchw if layer.nchw else x, w, bias, y)
+    node = helper.make_node(
+        "Conv", ["x", "w", "b"], ["y"], pads=[layer.pad] * 4, strides=[layer.stride] * 2, group=layer.group
+    )
     other = session(node, {"x": nchw}, {"w": w, "b": bias})
     mine, theirs = minima([call, other], seconds)
     want = np.maximum(other()[0], 0).transpose(0, 2, 3, 1)
     error = np.abs(y - want).max() / np.abs(want).max()
     rate = layer.operations / mine / 1e9
-    print(
-        f"{layer.name:28s} {mine * 1e3:8.3f} ms {rate:7.1f} GFLOP/s {rate / peak:5.0%} of peak  {theirs / mine:5.2f} x ort"
-        f"  error {error:.0e}  compiled in {compiled.compile_seconds * 1e3:4.0f} ms, {len(compiled.object) / 1024:5.1f} KiB", flush=True,
-    )  # fmt: skip
+    speed = f"{mine * 1e3:8.3f} ms {rate:7.1f} GFLOP/s {rate / peak:5.0%} of peak  {theirs / mine:5.2f} x ort"
+    size = f"compiled in {compiled.compile_seconds * 1e3:4.0f} ms, {len(compiled.object) / 1024:5.1f} KiB"
+    print(f"{layer.name:31s} {speed}  error {error:.0e}  {size}", flush=True)
     return theirs / mine
 
 

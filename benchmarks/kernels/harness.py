@@ -1,4 +1,6 @@
-"""What the kernel benchmarks share: a template compiled by itself, aligned buffers, ONNX Runtime beside it, minima of interleaved rounds."""
+"""What the kernel benchmarks share: a template compiled by itself, aligned buffers, ONNX Runtime beside it, minima of
+interleaved rounds.
+"""
 
 from __future__ import annotations
 
@@ -73,11 +75,15 @@ def session(node: Any, inputs: Mapping[str, np.ndarray], constants: Mapping[str,
     from onnx import TensorProto, helper, numpy_helper
 
     graph = helper.make_graph(
-        [node], "layer", [helper.make_tensor_value_info(k, TensorProto.FLOAT, v.shape) for k, v in inputs.items()],
+        [node],
+        "layer",
+        [helper.make_tensor_value_info(k, TensorProto.FLOAT, v.shape) for k, v in inputs.items()],
         [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)],
         [numpy_helper.from_array(v, k) for k, v in constants.items()],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)], ir_version=9
+    )
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -9,7 +9,14 @@ import pytest
 
 from hasten.base.dims import evaluate, symbol
 from hasten.codegen import isa as isa_module
-from hasten.kernels.conv import ConvProblem, conv_args, conv_operations, conv_scratch_bytes, emit_conv, pack_conv_weights
+from hasten.kernels.conv import (
+    ConvProblem,
+    conv_args,
+    conv_operations,
+    conv_scratch_bytes,
+    emit_conv,
+    pack_conv_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ def check(call: Call, level, kernel, guarded, bound) -> None:
     p, isa = call.problem, isa_module.get(level)
     rng = np.random.default_rng(p.channels + p.outputs + call.h)
     oh, ow = call.out()
-    stride = p.pixel_stride or p.channels
+    stride = p.pixel_stride if p.unit_channels and p.pixel_stride else p.channels
     x = rng.standard_normal((call.n, call.h, call.w, p.channels), np.float32)
     weights = rng.standard_normal((p.outputs, p.channels // p.group, *p.kernel), np.float32)
     packed = pack_conv_weights(p, isa, weights)
@@ -84,9 +91,21 @@ def check(call: Call, level, kernel, guarded, bound) -> None:
     scratch.array([scratch.nbytes // 4])[...] = np.nan
     y = guarded.of(np.full((call.n, oh, ow, p.outputs), np.nan, np.float32))
     compiled.run(
-        call.threads, x=guarded.of(memory), weights=guarded.of(packed), scratch=scratch, n=call.n, h=call.h, w=call.w, oh=oh, ow=ow,
-        pad_top=call.pads[0], pad_left=call.pads[1], y=y, outputs=p.outputs, **strides,
-    )  # fmt: skip
+        call.threads,
+        x=guarded.of(memory),
+        weights=guarded.of(packed),
+        scratch=scratch,
+        n=call.n,
+        h=call.h,
+        w=call.w,
+        oh=oh,
+        ow=ow,
+        pad_top=call.pads[0],
+        pad_left=call.pads[1],
+        y=y,
+        outputs=p.outputs,
+        **strides,
+    )
     x64, w64 = x.astype(np.float64), weights.astype(np.float64)
     want, scale = reference(call, x64, w64), reference(call, np.abs(x64), np.abs(w64))
     got = y.array(want.shape)
@@ -115,6 +134,9 @@ CALLS = [
     Call(ConvProblem(512, 20, (1, 1), padded=False, pixel_stride=512), 1, 2, 30),
     Call(ConvProblem(256, 20, (3, 3), (2, 2)), 1, 5, 31, SAME),
     Call(ConvProblem(3, 16, (3, 3), (2, 2), unit_channels=False), 2, 9, 11, SAME),
+    Call(ConvProblem(3, 16, (3, 3), (2, 2), unit_channels=False, pixel_stride=1), 2, 9, 61, SAME),
+    Call(ConvProblem(1, 5, (3, 3), unit_channels=False, pixel_stride=1), 1, 5, 23, SAME),
+    Call(ConvProblem(4, 5, (2, 3), unit_channels=False, pixel_stride=1, ow=40), 1, 5, 40, SAME),
     Call(ConvProblem(33, 4, (3, 3), unit_channels=False, ow=20), 1, 3, 20, SAME),
     Call(ConvProblem(40, 40, (1, 3), padded=False, pixel_stride=40, ow=30), 1, 1, 32, threads=2),
     Call(ConvProblem(64, 16, (3, 3)), 1, 40, 100, SAME),
@@ -124,7 +146,8 @@ CALLS = [
 
 def describe(call: Call) -> str:
     p = call.problem
-    return f"{p.channels}-{p.outputs}-k{p.kernel[0]}x{p.kernel[1]}-s{p.strides[0]}{p.strides[1]}-g{p.group}-{call.h}x{call.w}"
+    filters = f"{p.channels}-{p.outputs}-k{p.kernel[0]}x{p.kernel[1]}-s{p.strides[0]}{p.strides[1]}-g{p.group}"
+    return f"{filters}-{call.h}x{call.w}"
 
 
 @pytest.mark.parametrize("call", CALLS, ids=describe)
@@ -148,12 +171,23 @@ def test_random_problems(kernel, guarded, bound, level):
         group = int(rng.choice([1, 1, 1, 2, 3]))
         kernel_size = tuple(int(v) for v in rng.integers(1, 5, 2))
         problem = ConvProblem(
-            group * int(rng.integers(1, 20)), group * int(rng.integers(1, 40)), kernel_size,
-            tuple(map(int, rng.integers(1, 4, 2))), tuple(map(int, rng.integers(1, 3, 2))), group,
-        )  # fmt: skip
+            group * int(rng.integers(1, 20)),
+            group * int(rng.integers(1, 40)),
+            kernel_size,
+            tuple(map(int, rng.integers(1, 4, 2))),
+            tuple(map(int, rng.integers(1, 3, 2))),
+            group,
+        )
         pads = tuple(int(v) for v in rng.integers(0, 5, 4))
         reach = [(kernel_size[i] - 1) * problem.dilations[i] + 1 for i in (0, 1)]
-        call = Call(problem, int(rng.integers(1, 3)), reach[0] + int(rng.integers(0, 9)), reach[1] + int(rng.integers(0, 30)), pads, 2)
+        call = Call(
+            problem,
+            int(rng.integers(1, 3)),
+            reach[0] + int(rng.integers(0, 9)),
+            reach[1] + int(rng.integers(0, 30)),
+            pads,
+            2,
+        )
         check(call, level, kernel, guarded, bound)
         if rng.random() < 0.5:
             check(replace(call, problem=replace(problem, ow=call.out()[1])), level, kernel, guarded, bound)

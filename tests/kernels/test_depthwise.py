@@ -60,10 +60,23 @@ def check(level, kernel, guarded, bound, p: DepthwiseProblem, n, h, w, pads, thr
     compiled = kernel(level, [*depthwise_args(p), ("y", "ptr"), ("outputs", "i64")], emit)
     y = guarded.of(np.full((n, oh, ow, p.outputs), np.nan, np.float32))
     compiled.run(
-        threads, x=guarded.of(memory), weights=guarded.of(pack_depthwise_weights(p, isa, weights)),
-        scratch=guarded(int(evaluate(depthwise_scratch_bytes(p, isa, h, w, oh, ow), {})), 4), n=n, h=h, w=w, oh=oh, ow=ow,
-        pad_top=top, pad_left=left, xs_n=h * w * stride, xs_y=w * stride, xs_x=stride, y=y, outputs=p.outputs,
-    )  # fmt: skip
+        threads,
+        x=guarded.of(memory),
+        weights=guarded.of(pack_depthwise_weights(p, isa, weights)),
+        scratch=guarded(int(evaluate(depthwise_scratch_bytes(p, isa, h, w, oh, ow), {})), 4),
+        n=n,
+        h=h,
+        w=w,
+        oh=oh,
+        ow=ow,
+        pad_top=top,
+        pad_left=left,
+        xs_n=h * w * stride,
+        xs_y=w * stride,
+        xs_x=stride,
+        y=y,
+        outputs=p.outputs,
+    )
     x64, w64 = x.astype(np.float64), weights.astype(np.float64)
     want, scale = reference(p, x64, w64, pads, (oh, ow)), reference(p, np.abs(x64), np.abs(w64), pads, (oh, ow))
     error, limit = np.abs(y.array(want.shape) - want), bound(p.kernel[0] * p.kernel[1], scale + 1e-30)
@@ -89,7 +102,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0].channels}-k{c[0].kernel[0]}x{c[0].kernel[1]}-{c[2]}x{c[3]}")
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda c: f"{c[0].channels}-k{c[0].kernel[0]}x{c[0].kernel[1]}-{c[2]}x{c[3]}"
+)
 def test_against_float64(level, kernel, guarded, bound, case):
     check(level, kernel, guarded, bound, *case)
 

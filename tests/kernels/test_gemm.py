@@ -7,9 +7,25 @@ import pytest
 
 from hasten.base.dims import evaluate
 from hasten.codegen import isa as isa_module
-from hasten.kernels.gemm import GemmProblem, emit_gemm, gemm_args, gemm_operations, gemm_scratch_bytes, pack_gemm_weights
+from hasten.kernels.gemm import (
+    GemmProblem,
+    emit_gemm,
+    gemm_args,
+    gemm_operations,
+    gemm_scratch_bytes,
+    pack_gemm_weights,
+)
 
-SHAPES = [(1, 1, 1, 1), (1, 1, 33, 70), (2, 3, 5, 7), (1, 13, 64, 64), (1, 14, 17, 32), (2, 31, 40, 100), (1, 49, 300, 48), (3, 8, 9, 16)]
+SHAPES = [
+    (1, 1, 1, 1),
+    (1, 1, 33, 70),
+    (2, 3, 5, 7),
+    (1, 13, 64, 64),
+    (1, 14, 17, 32),
+    (2, 31, 40, 100),
+    (1, 49, 300, 48),
+    (3, 8, 9, 16),
+]
 
 
 class Case:
@@ -76,9 +92,19 @@ def run_case(kernel, guarded, bound, level, case, problem, threads):
     scratch = guarded(int(evaluate(gemm_scratch_bytes(problem, isa, case.m, case.n, case.k), {})), 64)
     c = guarded.of(np.full(case.want.shape, np.nan, np.float32))
     compiled.run(
-        threads, a=guarded.of(last), b=guarded.of(b), scratch=scratch, batch=case.batch, m=case.m, n=case.n, k=case.k,
-        c=c, bias=guarded.of(bias), **a_words, **b_words,
-    )  # fmt: skip
+        threads,
+        a=guarded.of(last),
+        b=guarded.of(b),
+        scratch=scratch,
+        batch=case.batch,
+        m=case.m,
+        n=case.n,
+        k=case.k,
+        c=c,
+        bias=guarded.of(bias),
+        **a_words,
+        **b_words,
+    )
     got = c.array(case.want.shape)
     if got.size:
         error = np.abs(got - (case.want + bias))
@@ -99,17 +125,23 @@ def test_run_time_sizes(level, kernel, guarded, bound, b):
         run_case(kernel, guarded, bound, level, Case(*shape, seed=3), GemmProblem(None, None, b), 2)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 64, 40), (1, 49, 32, 64), (1, 28, 24, 33), (2, 5, 24, 33), (1, 197, 16, 16)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 64, 40), (1, 49, 32, 64), (1, 28, 24, 33), (2, 5, 24, 33), (1, 197, 16, 16)], ids=str
+)
 def test_known_rows_and_pitch(level, kernel, guarded, bound, shape):
     case = Case(*shape, seed=4)
     for threads in (1, 3):
-        run_case(kernel, guarded, bound, level, case, GemmProblem(case.k, case.n, m=case.m, a_pitch=case.k + 5), threads)
+        run_case(
+            kernel, guarded, bound, level, case, GemmProblem(case.k, case.n, m=case.m, a_pitch=case.k + 5), threads
+        )
 
 
 def test_transposed_left_operand(level, kernel, guarded, bound):
     for shape in ((2, 17, 21, 40), (1, 3, 64, 16)):
         for b in ("packed", "rows"):
-            run_case(kernel, guarded, bound, level, Case(*shape, seed=5), GemmProblem(shape[2], shape[3], b, "columns"), 2)
+            run_case(
+                kernel, guarded, bound, level, Case(*shape, seed=5), GemmProblem(shape[2], shape[3], b, "columns"), 2
+            )
 
 
 def test_pitch_that_collides_in_the_cache_is_copied(level, kernel, guarded, bound):

@@ -1,8 +1,9 @@
 """Dense and grouped 2-D convolution of channels-last float32 activations, results given to a sink.
 
-A strip of output rows at a time: the input rows it needs are copied to the thread's scratch with the padding as zeros, so that every tap of the
-filter is a constant address offset and all tiles are alike. Where nothing is padded, activations are read in place.
-1-D convolution is the case h = oh = 1. Sizes, padding and strides (elements) are run-time words; what the filter is, is static.
+A strip of output rows at a time: the input rows it needs are copied to the thread's scratch with the padding as zeros,
+so that every tap of the filter is a constant address offset and all tiles are alike. Where nothing is padded,
+activations are read in place. 1-D convolution is the case h = oh = 1. Sizes, padding and strides (elements) are
+run-time words; what the filter is, is static.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from hasten.base.dims import DimLike, maximum
-from hasten.codegen.builder import Function, V
+from hasten.codegen.builder import Function, V, vector
 from hasten.codegen.isa import Isa
-from hasten.kernels import tile
+from hasten.kernels import moves, tile
+from hasten.kernels.moves import FLOAT
 from hasten.kernels.packing import filter_matrix, pack_panels
-from hasten.kernels.tile import FLOAT, Blocks, Epilogue, Plan, Rows, Sink
+from hasten.kernels.tile import Blocks, Epilogue, Plan, Rows, Sink
 
 STRIP_BYTES = 256 << 10  # of input rows in scratch: a share of the second level cache
 PAD = 16  # elements added to a pixel pitch that aliases
+MOST_PLANES = 4  # channels of an image that are interleaved in registers
 SLACK_PIXELS = 32  # behind the strip: what the last tile of a row may read
 
 
@@ -28,9 +31,9 @@ SLACK_PIXELS = 32  # behind the strip: what the last tile of a row may read
 class ConvProblem:
     """What is known when the kernel is made.
 
-    ow: output width where known (chooses tiles that fit it); it must then be exact.
-    pixel_stride: xs_x where known. unit_channels: channels of a pixel are contiguous (else the word xs_c is their stride).
-    padded: False promises that no tap of any output lies outside the input.
+    ow: output width where known (chooses tiles that fit it); it must then be exact. pixel_stride: xs_x where known.
+    unit_channels: channels of a pixel are contiguous (else the word xs_c is their stride). padded: False promises that
+    no tap of any output lies outside the input.
     """
 
     channels: int
@@ -58,10 +61,21 @@ class ConvProblem:
 
 
 CONV_ARGS: tuple[tuple[str, str], ...] = (
-    ("x", "ptr"), ("weights", "ptr"), ("scratch", "ptr"),
-    ("n", "i64"), ("h", "i64"), ("w", "i64"), ("oh", "i64"), ("ow", "i64"), ("pad_top", "i64"), ("pad_left", "i64"),
-    ("xs_n", "i64"), ("xs_y", "i64"), ("xs_x", "i64"), ("xs_c", "i64"),
-)  # fmt: skip
+    ("x", "ptr"),
+    ("weights", "ptr"),
+    ("scratch", "ptr"),
+    ("n", "i64"),
+    ("h", "i64"),
+    ("w", "i64"),
+    ("oh", "i64"),
+    ("ow", "i64"),
+    ("pad_top", "i64"),
+    ("pad_left", "i64"),
+    ("xs_n", "i64"),
+    ("xs_y", "i64"),
+    ("xs_x", "i64"),
+    ("xs_c", "i64"),
+)
 
 
 def conv_args(problem: ConvProblem) -> tuple[tuple[str, str], ...]:
@@ -71,7 +85,9 @@ def conv_args(problem: ConvProblem) -> tuple[tuple[str, str], ...]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """What the template decided. `pitch`: elements between pixels of the strip; strides of the strip are 1 where only needed pixels are kept."""
+    """What the template decided. `pitch`: elements between pixels of the strip; strides of the strip are 1 where only
+    needed pixels are kept.
+    """
 
     plan: Plan
     copies: bool
@@ -127,7 +143,9 @@ def _slack_bytes(layout: _Layout) -> int:
     return (SLACK_PIXELS * layout.step_x * layout.pitch * FLOAT + 63) // 64 * 64
 
 
-def emit_conv(f: Function, problem: ConvProblem, isa: Isa, arg: Mapping[str, V], thread: V, threads: V, sink: Sink) -> None:  # fmt: skip
+def emit_conv(
+    f: Function, problem: ConvProblem, isa: Isa, arg: Mapping[str, V], thread: V, threads: V, sink: Sink
+) -> None:
     """Emit the convolution into `f`, whose argument words are loaded as arg[name]. The sink sees indices n, y, x, c."""
     _Conv(f, problem, isa, arg, sink).emit(thread, threads)
 
@@ -248,7 +266,7 @@ class _Strip:
 
     def _zeros(self, target: V, begin: V, stop: V) -> None:
         pitch = self.conv.layout.pitch
-        tile.zero_floats(self.f, self.conv.isa, self.f.at(target, begin, pitch * FLOAT), (stop - begin) * pitch)
+        moves.zero_floats(self.f, self.conv.isa, self.f.at(target, begin, pitch * FLOAT), (stop - begin) * pitch)
 
     def _pixels(self, target: V, source: V, begin: V, stop: V) -> None:
         """Pixels [begin, stop) of a row; pixel q is input column q * every_x - pad_left."""
@@ -256,14 +274,29 @@ class _Strip:
         stride: V | int = p.pixel_stride if p.pixel_stride is not None else arg["xs_x"]
         if p.unit_channels and self.every_x == 1 and pitch == p.channels == stride:
             first = f.at(source, begin - arg["pad_left"], pitch * FLOAT)
-            tile.copy_floats(f, self.conv.isa, f.at(target, begin, pitch * FLOAT), first, (stop - begin) * pitch)
+            moves.copy_floats(f, self.conv.isa, f.at(target, begin, pitch * FLOAT), first, (stop - begin) * pitch)
             return
+        if not p.unit_channels and stride == self.every_x == 1 and pitch == p.channels <= MOST_PLANES:
+            begin = self._planes(target, source, begin, stop)
         with f.loop(begin, stop) as q:
             column = q * self.every_x - arg["pad_left"]
             pixel = f.at(source, column * stride, FLOAT)
             place = f.at(target, q, pitch * FLOAT)
             if p.unit_channels:
-                tile.copy_floats(f, self.conv.isa, place, pixel, p.channels)
+                moves.copy_floats(f, self.conv.isa, place, pixel, p.channels)
             else:
                 with f.loop(0, p.channels) as c:
                     f.store(f.load("float", f.at(pixel, c * arg["xs_c"], FLOAT)), f.at(place, c, FLOAT))
+
+    def _planes(self, target: V, source: V, begin: V, stop: V) -> V:
+        """Whole vectors of pixels from channel planes (NCHW images); returns the first pixel left over."""
+        f, arg, lanes, channels = self.f, self.conv.arg, self.conv.isa.lanes(32), self.conv.problem.channels
+        t = vector("float", lanes)
+        last = stop - (stop - begin) % lanes
+        with f.loop(begin, last, lanes) as q:
+            first = f.at(source, q - arg["pad_left"], FLOAT)
+            planes = [f.load(t, f.at(first, arg["xs_c"] * c, FLOAT)) for c in range(channels)]
+            place = f.at(target, q, channels * FLOAT)
+            for i, value in enumerate(moves.interleave(f, planes)):
+                f.store(value, f.offset(place, i * lanes * FLOAT))
+        return last

@@ -1,9 +1,9 @@
 """Depthwise 2-D convolution of channels-last float32 activations, results given to a sink.
 
-Vectors run over channels; several neighbouring outputs of a row share the loaded inputs. Activations are read in place: outputs whose
-taps all lie within the row take the blocked path, the others (and what blocks leave over) go one by one with their taps clipped.
-Taps above and below the image are clipped for whole rows. With a channel multiplier above one, input rows are first copied to
-scratch with their channels repeated. 1-D convolution is the case h = oh = 1.
+Vectors run over channels; several neighbouring outputs of a row share the loaded inputs. Activations are read in place:
+outputs whose taps all lie within the row take the blocked path, the others (and what blocks leave over) go one by one
+with their taps clipped. Taps above and below the image are clipped for whole rows. With a channel multiplier above one,
+input rows are first copied to scratch with their channels repeated. 1-D convolution is the case h = oh = 1.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from hasten.base.dims import DimLike
 from hasten.codegen.builder import Function, V, Var, vector
 from hasten.codegen.isa import Isa
 from hasten.kernels import tile
+from hasten.kernels.moves import FLOAT
 from hasten.kernels.packing import pack_channels
-from hasten.kernels.tile import FLOAT, Sink
+from hasten.kernels.tile import Sink
 
 
 @dataclass(frozen=True)
 class DepthwiseProblem:
-    """What is known when the kernel is made: filters [channels * multiplier, 1, kh, kw]; output channel c reads input channel c // multiplier.
+    """What is known when the kernel is made: filters [channels * multiplier, 1, kh, kw]; output channel c reads input
+    channel c // multiplier.
 
-    ow: output width where known (chooses blocks that fit). pixel_stride: xs_x where known. Channels of a pixel are contiguous.
+    ow: output width where known (chooses blocks that fit). pixel_stride: xs_x where known. Channels of a pixel are
+    contiguous.
     """
 
     channels: int
@@ -42,10 +45,20 @@ class DepthwiseProblem:
 
 
 DEPTHWISE_ARGS: tuple[tuple[str, str], ...] = (
-    ("x", "ptr"), ("weights", "ptr"), ("scratch", "ptr"),
-    ("n", "i64"), ("h", "i64"), ("w", "i64"), ("oh", "i64"), ("ow", "i64"), ("pad_top", "i64"), ("pad_left", "i64"),
-    ("xs_n", "i64"), ("xs_y", "i64"), ("xs_x", "i64"),
-)  # fmt: skip
+    ("x", "ptr"),
+    ("weights", "ptr"),
+    ("scratch", "ptr"),
+    ("n", "i64"),
+    ("h", "i64"),
+    ("w", "i64"),
+    ("oh", "i64"),
+    ("ow", "i64"),
+    ("pad_top", "i64"),
+    ("pad_left", "i64"),
+    ("xs_n", "i64"),
+    ("xs_y", "i64"),
+    ("xs_x", "i64"),
+)
 
 
 def depthwise_args(problem: DepthwiseProblem) -> tuple[tuple[str, str], ...]:
@@ -73,12 +86,16 @@ def depthwise_operations(problem: DepthwiseProblem, n: DimLike, oh: DimLike, ow:
     return n * oh * ow * (2 * problem.outputs * problem.kernel[0] * problem.kernel[1])
 
 
-def depthwise_scratch_bytes(problem: DepthwiseProblem, isa: Isa, h: DimLike, w: DimLike, oh: DimLike, ow: DimLike) -> DimLike:  # fmt: skip
+def depthwise_scratch_bytes(
+    problem: DepthwiseProblem, isa: Isa, h: DimLike, w: DimLike, oh: DimLike, ow: DimLike
+) -> DimLike:
     """Bytes of scratch for each thread: the input rows of one output row, when channels are repeated."""
     return w * (problem.kernel[0] * problem.outputs * FLOAT) if problem.multiplier > 1 else 0
 
 
-def emit_depthwise(f: Function, problem: DepthwiseProblem, isa: Isa, arg: Mapping[str, V], thread: V, threads: V, sink: Sink) -> None:  # fmt: skip
+def emit_depthwise(
+    f: Function, problem: DepthwiseProblem, isa: Isa, arg: Mapping[str, V], thread: V, threads: V, sink: Sink
+) -> None:
     """Emit the convolution into `f`, whose argument words are loaded as arg[name]. The sink sees indices n, y, x, c."""
     _Depthwise(f, problem, isa, arg, sink).emit(thread, threads)
 
@@ -95,7 +112,9 @@ def _block_pixels(problem: DepthwiseProblem, isa: Isa) -> int:
 
 @dataclass
 class _Row:
-    """One output row: its indices, the pointer to tap row 0 (column -pad_left), bytes between tap rows, valid taps [first, stop)."""
+    """One output row: its indices, the pointer to tap row 0 (column -pad_left), bytes between tap rows, valid taps
+    [first, stop).
+    """
 
     where: dict[str, V]
     source: V
@@ -126,7 +145,10 @@ class _Depthwise:
         vectors = f.const("i64", self.vectors)
         rows, channels = tile.split_work(f, thread, threads, arg["n"] * arg["oh"], vectors)
         (kh, kw), (sy, sx), (dy, dx) = p.kernel, p.strides, p.dilations
-        inner = f.smax((arg["pad_left"] + (sx - 1)) / sx, 0), (arg["w"] + (arg["pad_left"] - (kw - 1) * dx + sx - 1)) / sx
+        inner = (
+            f.smax((arg["pad_left"] + (sx - 1)) / sx, 0),
+            (arg["w"] + (arg["pad_left"] - (kw - 1) * dx + sx - 1)) / sx,
+        )
         with f.loop(rows[0], rows[1]) as r:
             image = r / arg["oh"]
             y = r - image * arg["oh"]
@@ -180,7 +202,7 @@ class _Depthwise:
     def _block(self, row: _Row, x: V, v: V) -> None:
         """`pixels` outputs from x on, one vector of channels; inputs are loaded once for all of them."""
         f, p = self.f, self.problem
-        (kh, kw), sx, dx = p.kernel, p.strides[1], p.dilations[1]
+        kw, sx, dx = p.kernel[1], p.strides[1], p.dilations[1]
         sums = [f.var(self.type, 0.0) for _ in range(self.pixels)]
         source = f.at(f.offset(row.source, x * (self.pixel * sx)), v, self.lanes * FLOAT)
         weights = f.at(self.arg["weights"], v, self.lanes * FLOAT)

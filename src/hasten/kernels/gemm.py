@@ -1,7 +1,8 @@
 """Matrix products: C[b, m, n] = sum over k of A[b, m, k] * B[b, k, n], float32, results given to a sink.
 
-B is a packed constant, or a run-time matrix that is packed panel by panel into scratch where that pays. A is read in place where its
-row pitch is known and harmless for the cache, else strips of its rows are copied to scratch. Sizes and strides are run-time words (elements).
+B is a packed constant, or a run-time matrix that is packed panel by panel into scratch where that pays. A is read in
+place where its row pitch is known and harmless for the cache, else strips of its rows are copied to scratch. Sizes and
+strides are run-time words (elements).
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import numpy as np
 from hasten.base.dims import DimLike
 from hasten.codegen.builder import Function, V, vector
 from hasten.codegen.isa import Isa
-from hasten.kernels import tile
+from hasten.kernels import moves, tile
+from hasten.kernels.moves import FLOAT
 from hasten.kernels.packing import pack_panels
-from hasten.kernels.tile import FLOAT, Blocks, Epilogue, Plan, Rows, Sink
+from hasten.kernels.tile import Blocks, Epilogue, Plan, Rows, Sink
 
 STRIP_BYTES = 384 << 10  # of A: stays in the second level cache beside a panel of B
+MOST_DOT_ROWS = 2  # rows of A for which columns of B are not transposed first
 PAD = 16  # elements added to a row pitch that aliases
 
 
@@ -42,17 +45,27 @@ class GemmProblem:
 
 
 GEMM_ARGS: tuple[tuple[str, str], ...] = (
-    ("a", "ptr"), ("b", "ptr"), ("scratch", "ptr"),
-    ("batch", "i64"), ("m", "i64"), ("n", "i64"), ("k", "i64"),
-    ("as_b", "i64"), ("as_m", "i64"), ("as_k", "i64"),
-    ("bs_b", "i64"), ("bs_k", "i64"), ("bs_n", "i64"),
-)  # fmt: skip
+    ("a", "ptr"),
+    ("b", "ptr"),
+    ("scratch", "ptr"),
+    ("batch", "i64"),
+    ("m", "i64"),
+    ("n", "i64"),
+    ("k", "i64"),
+    ("as_b", "i64"),
+    ("as_m", "i64"),
+    ("as_k", "i64"),
+    ("bs_b", "i64"),
+    ("bs_k", "i64"),
+    ("bs_n", "i64"),
+)
 
 
 def gemm_args(problem: GemmProblem) -> tuple[tuple[str, str], ...]:
     """The template's argument words: matrices, scratch (this thread's own), sizes, strides in elements.
 
-    Words that the problem makes static or meaningless are not read. bs_b of packed weights: elements of one packed matrix, or 0.
+    Words that the problem makes static or meaningless are not read. bs_b of packed weights: elements of one packed
+    matrix, or 0.
     """
     return GEMM_ARGS
 
@@ -115,13 +128,17 @@ def _strip_bytes(layout: _Layout) -> int:
     return (layout.strip * layout.pitch * FLOAT + 63) // 64 * 64
 
 
-def emit_gemm(f: Function, problem: GemmProblem, isa: Isa, arg: Mapping[str, V], thread: V, threads: V, sink: Sink) -> None:  # fmt: skip
+def emit_gemm(
+    f: Function, problem: GemmProblem, isa: Isa, arg: Mapping[str, V], thread: V, threads: V, sink: Sink
+) -> None:
     """Emit the product into `f`, whose argument words are loaded as arg[name]. The sink sees indices b, m, n."""
     _Gemm(f, problem, isa, arg, thread, threads, sink).emit()
 
 
 class _Gemm:
-    def __init__(self, f: Function, problem: GemmProblem, isa: Isa, arg: Mapping[str, V], thread: V, threads: V, sink: Sink):
+    def __init__(
+        self, f: Function, problem: GemmProblem, isa: Isa, arg: Mapping[str, V], thread: V, threads: V, sink: Sink
+    ):
         self.f, self.problem, self.isa, self.arg, self.sink = f, problem, isa, arg, sink
         self.thread, self.threads = thread, threads
         self.layout = _layout(problem, isa)
@@ -168,6 +185,13 @@ class _Gemm:
         walk = Blocks(self.plan, rows, overlap=True, unrolled=unrolled, whole=whole)
         with f.loop(columns[0], columns[1]) as panel:
             column = panel * self.plan.width
+            done = f.label("panel")
+            if p.a == "rows" and p.b == "columns":
+                with f.when((rows <= MOST_DOT_ROWS) & (f.coerce(self.n, "i64") - column >= self.plan.width)):
+                    self._dots(
+                        f.at(arg["a"], batch * arg["as_b"] + first * arg["as_m"], FLOAT), rows, matrix, column, epilogue
+                    )
+                    f.jump(done)
             b, b_bytes = self._panel(matrix, panel, column, rows)
 
             def compute(t: tile.Tile, start: V) -> None:
@@ -175,12 +199,43 @@ class _Gemm:
                 t.multiply(Rows(left, pitch * FLOAT, step), b, self.k, b_bytes)
 
             tile.emit_blocks(f, walk, column, compute, epilogue)
+            f.place(done)
+
+    def _dots(self, a: V, rows: V, matrix: V, column: V, epilogue: Epilogue) -> None:
+        """A few rows by a panel of B's columns as they lie in memory: sums along k in vectors, added up at the end."""
+        f, lanes, arg = self.f, self.plan.lanes, self.arg
+        t = vector("float", lanes)
+        whole = self.k - self.k % lanes
+        tail = f.iota("i32", lanes) < f.cast(f.coerce(self.k, "i64") - whole, "i32")
+        with f.loop(0, self.plan.vectors) as v, f.loop(0, rows) as r:
+            first = column + v * lanes
+            b = Rows(f.at(matrix, first * arg["bs_n"], FLOAT), arg["bs_n"] * FLOAT)
+            groups = b.group_pointers(f, lanes)
+            row = f.at(a, r * arg["as_m"], FLOAT)
+            sums = [f.var(t, 0.0) for _ in range(lanes)]
+
+            def step(k: V | int, mask: V | None) -> None:
+                def read(p: V) -> V:
+                    place = f.at(p, k, FLOAT)
+                    return f.load(t, place) if mask is None else f.masked_load(t, place, mask)
+
+                value = read(row)  # noqa: B023
+                for j, total in enumerate(sums):  # noqa: B023
+                    total.set(f.fma(value, read(b.pointer(f, groups, j)), total.get()))  # noqa: B023
+
+            with f.loop(0, whole, lanes) as k:
+                step(k, None)
+            if not isinstance(self.k, int) or whole != self.k:
+                step(whole, tail)
+            epilogue.give(moves.add_lanes(f, [s.get() for s in sums]), r, first)
 
     def _copy_rows(self, a: V, rows: V) -> V:
         f, k, pitch = self.f, self.problem.k, self.layout.pitch
         assert k is not None and pitch is not None
         with f.loop(0, rows) as r:
-            tile.copy_floats(f, self.isa, f.at(self.scratch, r, pitch * FLOAT), f.at(a, r * self.arg["as_m"], FLOAT), k)
+            moves.copy_floats(
+                f, self.isa, f.at(self.scratch, r, pitch * FLOAT), f.at(a, r * self.arg["as_m"], FLOAT), k
+            )
         return self.scratch
 
     # --- the right operand --------------------------------------------------------------------------------------------
@@ -231,7 +286,7 @@ class _Gemm:
             target = f.at(packed, v, lanes * FLOAT)
             with f.loop(0, blocks, lanes) as k:
                 loaded = [f.load(t, f.at(s, k, FLOAT)) for s in source]
-                for i, value in enumerate(tile.transpose(f, loaded)):
+                for i, value in enumerate(moves.transpose(f, loaded)):
                     f.store(value, f.at(target, k + i, width * FLOAT))
             with f.loop(blocks, self.k) as k:
                 scalars = [f.load("float", f.at(s, k, FLOAT)) for s in source]

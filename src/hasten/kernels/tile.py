@@ -1,13 +1,14 @@
-"""The register tile that matrix products and convolutions share: rows (pixels) x vectors (output channels) of accumulators.
+"""The register tile that matrix products and convolutions share: rows (pixels) x vectors (output channels) of
+accumulators.
 
-A step multiplies one value of each row (broadcast) by `vectors` vectors of packed weights, contiguous per step. Everything around
-the tile is the same for all kernels too: how many rows a tile has (`plan`), the walk over a run of rows with smaller
-tiles at its end (`emit_blocks`), and giving finished accumulators to the caller's sink (`Epilogue`).
+A step multiplies one value of each row (broadcast) by `vectors` vectors of packed weights, contiguous per step.
+Everything around the tile is the same for all kernels too: how many rows a tile has (`plan`), the walk over a run of
+rows with smaller tiles at its end (`emit_blocks`), and giving finished accumulators to the caller's sink (`Epilogue`).
 
-A sink is a callable `sink(f, acc, where, lanes, mask)` that emits text for one vector of results: `where` names the i64 indices of lane 0,
-`mask` (None: all lanes) tells which lanes exist; the sink must not touch memory for the others. A sink may have a method
-`begin(f, column, lanes, mask)`, called before the rows of one vector of columns, for loads that depend on the column alone (bias): the
-`V` given as `column` is the very one that the calls see in `where`.
+A sink is a callable `sink(f, acc, where, lanes, mask)` that emits text for one vector of results: `where` names the i64
+indices of lane 0, `mask` (None: all lanes) tells which lanes exist; the sink must not touch memory for the others. A
+sink may have a method `begin(f, column, lanes, mask)`, called before the rows of one vector of columns, for loads that
+depend on the column alone (bias): the `V` given as `column` is the very one that the calls see in `where`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ from typing import Any
 
 from hasten.codegen.builder import Function, V, Var, vector
 from hasten.codegen.isa import Isa
+from hasten.kernels.moves import FLOAT
 
 Sink = Callable[[Function, V, dict[str, V], int, "V | None"], None]
-FLOAT = 4  # bytes of an element
-
 MIN_CHAINS = 8  # independent accumulators that hide the latency of FMA
 UNROLLED_SINK_STEPS = 384  # longer products give results through memory: the sink's text appears once, and costs < 1%
 CACHE_SETS, MAX_ROWS_OF_A_SET = 64, 4  # L1: 64 sets of 64 byte lines; rows whose addresses collide there
@@ -70,8 +70,8 @@ def accumulators(isa: Isa) -> int:
 def plan(isa: Isa, columns: int | None, rows: int | None, *, slack: bool) -> Plan:
     """The tile for a product with that many columns and rows in a run (None: known at run time only).
 
-    With `slack` a tile may compute rows behind the end of the run; without, smaller tiles down to one row are included, because the last
-    tile is moved back to end with the run.
+    With `slack` a tile may compute rows behind the end of the run; without, smaller tiles down to one row are included,
+    because the last tile is moved back to end with the run.
     """
     lanes = isa.lanes(32)
     while columns is not None and columns <= lanes // 2 and lanes > 4:
@@ -111,7 +111,7 @@ def _tail(most: int, rows: int | None, slack: bool) -> tuple[int, ...]:
         return (most,) if slack and most - rest <= most // 7 else (most, rest)
     if slack:
         return tuple(sorted({most, (most + 1) // 2}, reverse=True))
-    return tuple(sorted({most, (most + 1) // 2, max(1, most // 4), 1}, reverse=True))
+    return tuple(sorted({most, (most + 1) // 2, 4 if most > 8 else 2, min(2, most), 1}, reverse=True))
 
 
 def aliases(row_bytes: int, rows: int) -> bool:
@@ -157,16 +157,16 @@ class Tile:
         pitch = b_bytes if b_bytes is not None else self.shape.width * FLOAT
         groups = a.group_pointers(f, self.shape.rows)
         if isinstance(count, int) and count <= 4:
-            for k in range(count):
-                self._step(a, groups, b, self.f.const("i64", k), pitch, k % splits)
+            for i in range(count):
+                self._step(a, groups, b, f.const("i64", i), pitch, i % splits)
             return
         whole = count - count % splits
-        with f.loop(0, whole, splits) as k:
-            for s in range(splits):
-                self._step(a, groups, b, k + s if s else k, pitch, s)
+        with f.loop(0, whole, splits) as first:
+            for split in range(splits):
+                self._step(a, groups, b, first + split if split else first, pitch, split)
         if splits > 1 and not (isinstance(count, int) and whole == count):
-            with f.loop(whole, count) as k:
-                self._step(a, groups, b, k, pitch, 0)
+            with f.loop(whole, count) as left:
+                self._step(a, groups, b, left, pitch, 0)
 
     def _step(self, a: Rows, groups: list[V], b: V, k: V, pitch: int | V, split: int) -> None:
         f = self.f
@@ -201,9 +201,11 @@ def _advance(f: Function, p: V, k: V, step_bytes: int | V) -> V:
 
 @dataclass
 class Epilogue:
-    """Where results go: the sink, the names of its row and column index, the other indices, the first column behind the last one.
+    """Where results go: the sink, the names of its row and column index, the other indices, the first column behind the
+    last one.
 
-    `columns` is the number of columns (int: known), `base` and `row_base` what to add to a column or row index for the sink (first channel of a group, first row of a strip).
+    `columns` is the number of columns (int: known), `base` and `row_base` what to add to a column or row index for the
+    sink (first channel of a group, first row of a strip).
     """
 
     f: Function
@@ -238,6 +240,11 @@ class Epilogue:
             for value, c in zip(values, columns, strict=True):
                 self.sink(self.f, value, self._index(at, c), lanes, None)
 
+    def give(self, value: V, row: V, column: V) -> None:
+        """One vector of results, all of whose columns exist."""
+        c = self._begin(column, value.lanes, None)
+        self.sink(self.f, value, self._index(self._row(row), c), value.lanes, None)
+
     def looped(self, shape: Shape, buffer: V, row: V, first: V | int, stop: V | int, column: V) -> None:
         """Rows [first, stop) of a saved tile, whose row 0 is `row`; columns that do not exist are left out."""
         f = self.f
@@ -257,7 +264,7 @@ class Epilogue:
                     with f.when(left > 0):
                         self._rows(shape, buffer, row, first, stop, c, v, mask)
 
-    def _rows(self, shape: Shape, buffer: V, row: V, first: V | int, stop: V | int, c: V, v: V, mask: V | None) -> None:  # fmt: skip
+    def _rows(self, shape: Shape, buffer: V, row: V, first: V | int, stop: V | int, c: V, v: V, mask: V | None) -> None:
         f = self.f
         c = self._begin(c, shape.lanes, mask)
         with f.loop(first, stop) as r:
@@ -270,8 +277,9 @@ class Epilogue:
 class Blocks:
     """A walk over a run of rows in tiles.
 
-    `overlap`: rows behind the run must not be read, so the last tile moves back; rows already given are not given again.
-    `total` rows; `whole`: the caller knows that it is a multiple of the largest tile. `unrolled`: full tiles call the sink unrolled.
+    `overlap`: rows behind the run must not be read, so the last tile moves back; rows already given are not given
+    again. `total` rows; `whole`: the caller knows that it is a multiple of the largest tile. `unrolled`: full tiles
+    call the sink unrolled.
     """
 
     plan: Plan
@@ -282,7 +290,9 @@ class Blocks:
 
 
 def emit_blocks(f: Function, walk: Blocks, column: V, compute: Callable[[Tile, V], None], epilogue: Epilogue) -> None:
-    """Emit the walk: `compute(tile, start)` multiplies rows start, start + 1, ... by the panel whose first column is `column`."""
+    """Emit the walk: `compute(tile, start)` multiplies rows start, start + 1, ... by the panel whose first column is
+    `column`.
+    """
     shapes = walk.plan.shapes[:1] if walk.whole else walk.plan.shapes
     total = f.coerce(walk.total, "i64")
     buffer = f.alloca(shapes[0].rows * shapes[0].width * FLOAT)
@@ -346,48 +356,5 @@ def split_work(f: Function, thread: V, threads: V, rows: V, panels: V) -> tuple[
     few = rows < threads * 4
     across = f.select(few, f.smax(f.smin(panels, threads), 1), 1)
     down = threads / across
-    mine = f.select(thread < down * across, rows, 0)
+    mine = f.select(thread < down * across, rows, f.const("i64", 0))
     return split_range(f, mine, thread % down, down), split_range(f, panels, thread / down, across)
-
-
-def copy_floats(f: Function, isa: Isa, target: V, source: V, count: int | V) -> None:
-    """Copy `count` floats; nothing behind them is touched."""
-    lanes = isa.lanes(32)
-    whole = count - count % lanes
-    t = vector("float", lanes)
-    if not isinstance(whole, int) or whole > 4 * lanes:
-        with f.loop(0, whole, lanes) as i:
-            f.store(f.load(t, f.at(source, i, FLOAT)), f.at(target, i, FLOAT))
-    else:
-        for i in range(0, whole, lanes):
-            f.store(f.load(t, f.at(source, i, FLOAT)), f.at(target, i, FLOAT))
-    if not isinstance(count, int):
-        with f.loop(whole, count) as i:
-            f.store(f.load("float", f.at(source, i, FLOAT)), f.at(target, i, FLOAT))
-        return
-    while whole < count:
-        while lanes > count - whole:
-            lanes //= 2
-        f.store(f.load(vector("float", lanes), f.at(source, whole, FLOAT)), f.at(target, whole, FLOAT))
-        whole += lanes
-
-
-def zero_floats(f: Function, isa: Isa, target: V, count: V) -> None:
-    """Set `count` floats to zero."""
-    lanes = isa.lanes(32)
-    whole = count - count % lanes
-    with f.loop(0, whole, lanes) as i:
-        f.store(f.const(vector("float", lanes), 0.0), f.at(target, i, FLOAT))
-    with f.loop(whole, count) as i:
-        f.store(f.const("float", 0.0), f.at(target, i, FLOAT))
-
-
-def transpose(f: Function, rows: list[V]) -> list[V]:
-    """A square matrix held as vectors: log2(lanes) rounds of interleaving."""
-    n = len(rows)
-    low = [x for i in range(n // 2) for x in (i, n + i)]
-    high = [x + n // 2 for x in low]
-    for _ in range(int(math.log2(n))):
-        pairs = [(rows[i], rows[i + n // 2]) for i in range(n // 2)]
-        rows = [f.shuffle(a, b, m) for a, b in pairs for m in (low, high)]
-    return rows
