@@ -108,7 +108,7 @@ class Evaluation:
     @staticmethod
     def _reduce(kind: str, value: np.ndarray, axes: tuple[int, ...], inner: tuple[int, ...]) -> np.ndarray:
         keep = value.shape[: axes[0]] if axes else value.shape
-        flat = value.reshape(*keep, -1)
+        flat = value.reshape(*keep, int(np.prod(inner, dtype=np.int64)))
         if kind in _INITIAL:
             out = flat.sum(-1, dtype=value.dtype) if kind == "sum" else flat.prod(-1, dtype=value.dtype)
         elif kind in ("max", "min"):
