@@ -120,9 +120,9 @@ def _decode_e8m0(f: Function, code: V) -> V:
 
 
 def _encode_e8m0(f: Function, x: V) -> V:
-    """As ml_dtypes: to nearest, half to the even exponent; zero and negative numbers are NaN."""
+    """As ml_dtypes: to nearest, the middle up (among denormals: down); zero and negative numbers are NaN."""
     bits = to_bits(f, x)
-    rounded = (bits + 0x3FFFFF + (bits.lshr(23) & 1)).lshr(23)
+    rounded = (bits + f.select(bits < (1 << 23), f.const(bits.type, 0x3FFFFF), 0x400000)).lshr(23)
     return f.select((bits > 0) & (bits < 0x7F800000), rounded, 255)
 
 

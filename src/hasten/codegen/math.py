@@ -102,7 +102,7 @@ def _sign(f: Function, dtype: str, args: list[V]) -> V:
     x = args[0]
     if _kind(dtype) == "f":
         one = copysign(f, f.const(x.type, 1), x)
-        return f.select(_compare(f, "fcmp one", x, f.const(x.type, 0)), one, x)
+        return f.select(_compare(f, "fcmp one", x, f.const(x.type, 0)), one, x + 0.0)  # -0 becomes 0
     positive = f.cast(_compare(f, "icmp ne" if _kind(dtype) == "u" else "icmp sgt", x, f.const(x.type, 0)), x.type)
     return positive if _kind(dtype) == "u" else positive - f.cast(x < 0, x.type)
 
