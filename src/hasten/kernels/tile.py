@@ -62,9 +62,13 @@ class Plan:
         return [Shape(r, self.vectors, self.lanes) for r in self.rows]
 
 
-def accumulators(isa: Isa) -> int:
-    """Vector registers that a tile may hold."""
-    return isa.registers - 4
+def most_rows(isa: Isa, vectors: int) -> int:
+    """Rows that a tile with that many vectors may have without spilling.
+
+    AVX-512 multiplies by a broadcast from memory; elsewhere the broadcast needs a register, and without FMA the product too.
+    """
+    others = 4 if isa.registers >= 32 else vectors + (1 if isa.has_fma else 2)
+    return min((isa.registers - others) // vectors, 28 if isa.registers >= 32 else 10)
 
 
 def plan(isa: Isa, columns: int | None, rows: int | None, *, slack: bool) -> Plan:
@@ -84,7 +88,7 @@ def plan(isa: Isa, columns: int | None, rows: int | None, *, slack: bool) -> Pla
 
 
 def _row_counts(isa: Isa, vectors: int, rows: int | None) -> Sequence[int]:
-    most = accumulators(isa) // vectors
+    most = most_rows(isa, vectors)
     return range(1, min(most, rows) + 1) if rows else [most]
 
 
