@@ -23,7 +23,8 @@ CONTEXT, RUN, CALL, TRIM = "hst_context", "hst_run", "hst_call", "hst_trim"
 MODEL_EXPORTS = (CONTEXT, RUN, CALL, TRIM)
 """Symbols to export when linking the image of a native Program; an image for the interpreter exports its kernels instead."""
 PARALLEL, RESET, WORKERS, RELEASE, INVOKE = "hst_parallel", "hst_pool_reset", "hst_pool_workers", "hst_release", "hst_invoke"
-RUNTIME_EXPORTS = (PARALLEL, RESET, WORKERS, RELEASE, INVOKE)
+CHECKSUM = "hst_checksum"
+RUNTIME_EXPORTS = (PARALLEL, RESET, WORKERS, RELEASE, INVOKE, CHECKSUM)
 """Symbols to export when linking the image of the run-time library."""
 
 STATUS_INPUT, FIRST_CHECK = 15, 16

@@ -35,6 +35,15 @@ class Runtime:
     release: int
     invoke: Any
 
+    def checksum(self, address: int, size: int) -> bytes:
+        """128 bytes that change with every byte of the memory [address, address + size), and with its order; size is a multiple of 64.
+
+        With 8-byte words w[0], w[1], ...: 8 sums (modulo 2**64) of the words of equal number modulo 8, then the 8 sums of all partial sums.
+        """
+        sums = (ctypes.c_uint64 * 16)()
+        self.image.function(abi.CHECKSUM, None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)(address, size // 64, sums)
+        return bytes(sums)
+
     def workers(self) -> int:
         """How many threads the pool has made so far, without the callers' own."""
         count: int = self.image.function(abi.WORKERS, ctypes.c_int64)()

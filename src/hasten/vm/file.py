@@ -1,0 +1,255 @@
+"""`.hasten` files: a compiled model on disk, ready to be mapped.
+
+    0     magic (8 bytes), format (u32), CRC-32 of these 64 bytes with this field zero (u32), size of the header part with its padding (u64),
+          size of the file (u64), SHA-256 of the header part (32 bytes)
+    64    header: JSON, padded with spaces to the next page
+    ...   sections, each from a page's beginning, padded with zeros: the run-time library, the model's machine code, its constants
+
+The header names each section's offset, size and checksum: SHA-256 for code, the run-time library's own sums (at the speed of memory) for
+constants. All padding is covered too, so whatever is altered or cut off is found. Machine code and constants are mapped, not read.
+A checksum is no signature: a file holds machine code, so load only files that you would run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hasten.base.errors import CorruptFile, InputError
+from hasten.codegen import isa as isas
+from hasten.vm import abi
+from hasten.vm.callpath import Constants, Model, make_model
+from hasten.vm.image import Image, LoadedImage
+from hasten.vm.program import Program
+from hasten.vm.runtime import Runtime, load_runtime, loaded_runtime
+from hasten.vm.text import from_text, to_text
+
+MAGIC = b"\x89HASTN\r\n"
+FORMAT = 1
+_HEAD = struct.Struct("<8sIIQQ32s")
+_MAX_HEADER = 1 << 30
+_SECTIONS = ("runtime", "image", "constants")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model read from a file: mapped, not yet callable. `report` and `extra` are what the writer gave."""
+
+    program: Program
+    image: LoadedImage
+    runtime: Runtime
+    constants: Constants
+    isa: str
+    report: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def model(self, threads: int | None = None, **options: Any) -> Model:
+        """The callable; options as for `hasten.vm.callpath.make_model`."""
+        return make_model(self.program, self.image, self.constants, self.runtime, threads=threads, **options)
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------------
+def write(
+    path: str | os.PathLike[str], *, program: Program, image: Image, runtime: Image, constants: Any, isa: isas.Isa,
+    report: Mapping[str, Any] | None = None, extra: Mapping[str, Any] | None = None,
+) -> int:  # fmt: skip
+    """Write a model's file at once: there is the whole file, or the one that was there before. Returns its size in bytes.
+
+    `constants` is any buffer of bytes; `report` and `extra` are plain values for JSON.
+    """
+    page = image.layout.page
+    bodies = {"runtime": runtime.body(), "image": image.body(), "constants": memoryview(constants).cast("B")}
+    library = load_runtime(runtime)
+    header: dict[str, Any] = {
+        "abi": abi.ABI,
+        "isa": {"name": isa.name, "features": isa.llvm_features, "triple": isa.llvm_triple},
+        "images": {"runtime": runtime.header(), "image": image.header()},
+        "program": to_text(program),
+        "report": dict(report or {}),
+        "extra": dict(extra or {}),
+        "sections": {},
+    }
+    offset = 0  # from the first section
+    padded = {}
+    for name in _SECTIONS:
+        padded[name] = _Padded(bodies[name], page)
+        checksum = padded[name].checksum(library if name == "constants" else None)
+        header["sections"][name] = {"offset": offset, "size": len(bodies[name]), "checksum": checksum}
+        offset += padded[name].size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(64 + len(text)) % page)
+    total = 64 + len(text) + offset
+    head = _HEAD.pack(MAGIC, FORMAT, 0, len(text), total, hashlib.sha256(text).digest())
+    head = _HEAD.pack(MAGIC, FORMAT, zlib.crc32(head), len(text), total, hashlib.sha256(text).digest())
+    _replace(Path(path), [head, text, *(part for name in _SECTIONS for part in (bodies[name], padded[name].padding))])
+    return total
+
+
+class _Padded:
+    """A section's bytes up to the next page."""
+
+    def __init__(self, body: bytes | memoryview, page: int):
+        self.body, self.padding = body, bytes(-len(body) % page)
+        self.size = len(body) + len(self.padding)
+
+    def checksum(self, library: Runtime | None) -> str:
+        if library is None:
+            return hashlib.sha256(bytes(self.body) + self.padding).hexdigest()
+        whole = np.zeros(self.size, np.uint8)
+        whole[: len(self.body)] = np.frombuffer(self.body, np.uint8)
+        return library.checksum(whole.ctypes.data, self.size).hex()
+
+
+def _replace(path: Path, parts: list[Any]) -> None:
+    """Write a file beside `path`, then put it in its place."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------------
+def read(path: str | os.PathLike[str]) -> Saved:
+    """Map a model's file.
+
+    Raises CorruptFile when it is no such file, of another format, cut off or altered; InputError when it was compiled for an instruction set
+    that this machine lacks; OSError when it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        return _File(os.fspath(path), descriptor).read()
+    finally:
+        os.close(descriptor)
+
+
+class _File:
+    def __init__(self, name: str, descriptor: int):
+        self.name, self.descriptor = name, descriptor
+        self.size = os.fstat(descriptor).st_size
+
+    def corrupt(self, why: str) -> CorruptFile:
+        return CorruptFile(f"{self.name}: {why}. Compile the model again.")
+
+    def read(self) -> Saved:
+        header, start = self.header()
+        try:
+            self.check_machine(header["isa"])
+            if header["abi"] != abi.ABI:
+                raise self.corrupt(f"its run-time interface is number {header['abi']}, this Hasten has {abi.ABI}")
+            with mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ) as view:
+                places = self.places(header["sections"], start)
+                self.check_code(view, places, header["sections"])
+            runtime = loaded_runtime() or load_runtime(self.load(places, header, "runtime"))
+            constants = self.constants(runtime, places["constants"], header["sections"]["constants"])
+            program = from_text(header["program"])
+            self.check_constants(program, header["sections"]["constants"]["size"])
+            image = self.load(places, header, "image")
+            return Saved(program, image, runtime, constants, header["isa"]["name"], header["report"], header["extra"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise self.corrupt(f"its header is malformed ({error!r:.200})") from None
+
+    def header(self) -> tuple[dict[str, Any], int]:
+        """The header, and where the sections begin."""
+        head = os.pread(self.descriptor, 64, 0)
+        if head[:8] != MAGIC[: len(head)] or not head:
+            raise CorruptFile(f"{self.name} is not a .hasten file")
+        if len(head) < 64:
+            raise self.corrupt("the file is cut off within its first 64 bytes")
+        _, version, crc, length, total, digest = _HEAD.unpack(head)
+        if version != FORMAT:
+            raise self.corrupt(f"its format is number {version}, this Hasten reads {FORMAT}")
+        if zlib.crc32(head[:12] + bytes(4) + head[16:]) != crc:
+            raise self.corrupt("its first 64 bytes are damaged")
+        if self.size != total:
+            raise self.corrupt(f"the file has {self.size} bytes instead of {total}: it is cut off or something was added")
+        if length > min(_MAX_HEADER, total):
+            raise self.corrupt("its header does not fit")
+        text = os.pread(self.descriptor, length, 64)
+        if len(text) != length or hashlib.sha256(text).digest() != digest:
+            raise self.corrupt("its header is damaged")
+        try:
+            header = json.loads(text)
+        except (ValueError, RecursionError):
+            raise self.corrupt("its header cannot be read") from None
+        if not isinstance(header, dict):
+            raise self.corrupt("its header is malformed")
+        return header, 64 + length
+
+    def check_machine(self, wanted: Mapping[str, str]) -> None:
+        """Raises InputError unless this machine has all the instructions that the code may use."""
+        missing: set[str] = set()
+        if wanted["name"] not in isas.available():
+            missing = {wanted["name"]}
+        else:
+            here = isas.get(wanted["name"])
+            missing = set(wanted["features"].split(",")) - set(here.llvm_features.split(",")) - {""}
+            if here.architecture != wanted["triple"].split("-")[0]:
+                missing = {wanted["triple"]}
+        if missing:
+            lacks = ", ".join(sorted(m.lstrip("+") for m in missing))
+            raise InputError(
+                f"{self.name} was compiled for {wanted['name']} instructions, and this machine lacks {lacks} "
+                f"(it has {', '.join(isas.available())}). Compile the model again here, or with isa='portable'."
+            )
+
+    def places(self, sections: Mapping[str, Any], start: int) -> dict[str, tuple[int, int]]:
+        """Offset and padded size of each section: one behind the other, the last one to the end of the file."""
+        offsets = [sections[name]["offset"] for name in _SECTIONS]
+        ends = [*offsets[1:], self.size - start]
+        for name, offset, end in zip(_SECTIONS, offsets, ends, strict=True):
+            size = sections[name]["size"]
+            numbers = (offset, end, size)
+            if not all(type(n) is int for n in numbers) or not 0 <= offset <= offset + size <= end <= self.size - start or end % 64:
+                raise self.corrupt(f"its section {name!r} lies outside the file")
+        return {name: (start + offset, end - offset) for name, offset, end in zip(_SECTIONS, offsets, ends, strict=True)}
+
+    def check_code(self, view: mmap.mmap, places: Mapping[str, tuple[int, int]], sections: Mapping[str, Any]) -> None:
+        with memoryview(view) as memory:
+            for name in ("runtime", "image"):
+                offset, size = places[name]
+                with memory[offset : offset + size] as part:
+                    if hashlib.sha256(part).hexdigest() != sections[name]["checksum"]:
+                        raise self.corrupt("its machine code is damaged")
+
+    def load(self, places: Mapping[str, tuple[int, int]], header: Mapping[str, Any], name: str) -> LoadedImage:
+        layout = header["images"][name]
+        return LoadedImage.from_file(self.descriptor, places[name][0], layout)
+
+    def constants(self, runtime: Runtime, place: tuple[int, int], section: Mapping[str, Any]) -> Constants:
+        """The constants, mapped and checked."""
+        offset, size = place
+        if size == 0:
+            return Constants(b"")
+        base = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        mapped = mmap.mmap(self.descriptor, offset - base + size, access=mmap.ACCESS_READ, offset=base)
+        array = np.frombuffer(mapped, np.uint8, size, offset - base)
+        if runtime.checksum(array.ctypes.data, size).hex() != section["checksum"]:
+            raise self.corrupt("its constants are damaged")
+        return Constants(array)
+
+    def check_constants(self, program: Program, size: int) -> None:
+        for c in program.constants:
+            if c.offset % 64 or not 0 <= c.offset <= c.offset + c.size <= size:
+                raise self.corrupt(f"constant {c.buffer!r} lies outside its section")
