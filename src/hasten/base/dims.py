@@ -305,6 +305,21 @@ def _divide(mono: Monomial, by: Monomial) -> Monomial | None:
     return tuple(left)
 
 
+def recombine(x: DimLike) -> DimLike:
+    """x with (a // b) * b * c + (a % b) * c written as a * c: what a flat index is after it was split and multiplied by strides."""
+    if not isinstance(x, Dim):
+        return x
+    for mono, coef in x.terms:
+        for a in mono:
+            if a.kind == "mod":
+                rest = _make({tuple(m for m in mono if m is not a): coef})
+                number, divisor = a.args
+                whole = _atom(Atom("floordiv", "", (number, divisor))) * divisor * rest  # type: ignore[operator]
+                if all((m, c) in x.terms for m, c in _terms(whole)):
+                    return recombine(x - whole - _make({mono: coef}) + number * rest)  # type: ignore[operator]
+    return x
+
+
 def ceildiv(a: DimLike, b: DimLike) -> DimLike:
     return floordiv(a + b - 1, b)
 
@@ -329,6 +344,20 @@ def minimum(a: DimLike, b: DimLike) -> DimLike:
         return b
     first, second = sorted((a, b), key=str)
     return _atom(Atom("min", "", (first, second)))
+
+
+def larger_of(a: DimLike, b: DimLike) -> DimLike | None:
+    """The one of the two that is certainly not smaller than the other; None where that isn't known."""
+    for x, y in ((a, b), (b, a)):
+        if nonnegative(y - x) or (isinstance(x, Dim) and _is_min_with(x, y)):
+            return y
+    return None
+
+
+def _is_min_with(x: Dim, y: DimLike) -> bool:
+    """Whether x is min(y, ...)."""
+    atom = x.terms[0][0][0] if len(x.terms) == 1 and len(x.terms[0][0]) == 1 and x.terms[0][1] == 1 else None
+    return atom is not None and atom.kind == "min" and y in atom.args
 
 
 def if_equal(a: DimLike, b: DimLike, then: DimLike, other: DimLike) -> DimLike:

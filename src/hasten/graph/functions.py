@@ -150,7 +150,7 @@ def _schema_body(
     body: onnx.FunctionProto | None = None
     if schema.has_function:
         body = schema.function_body
-    elif schema.has_context_dependent_function:
+    elif schema.has_context_dependent_function and all(kind is not None for kind in input_types):  # ONNX's code crashes on unknown types
         types = [_type_bytes(kind) for kind in input_types]
         data = schema.get_context_dependent_function(ir.to_proto(node).SerializeToString(), types)
         body = onnx.FunctionProto.FromString(data) if data else None

@@ -40,6 +40,7 @@ class Emission:
     thread: V
     threads: V
     sink: Sink | None = None
+    call: Any = None  # what `dims` gets: .operands, .results, .strides
 
     def fail(self, status: int) -> None:
         """Report a status (vm.program.STATUS_*); the kernel goes on and must stay within its memory."""
@@ -61,7 +62,8 @@ class KernelSpec:
         return type(self).__name__.removesuffix("Spec").lower()
 
     def dims(self, call: Any) -> dict[str, DimLike]:
-        """Run-time integers by name; `call` has .operands and .results (tensors with shape and dtype)."""
+        """Run-time integers by name; `call` has .operands and .results (tensors with shape and dtype) and .strides (of each operand's memory, in
+        elements)."""
         return {}
 
     def wants(self, operand: int) -> str:
@@ -75,6 +77,10 @@ class KernelSpec:
 
     def work(self, call: Any) -> DimLike:
         """Estimated nanoseconds on one core; 0: too small to share."""
+        return 0
+
+    def operations(self, call: Any) -> DimLike:
+        """Arithmetic operations, for reports."""
         return 0
 
     @property

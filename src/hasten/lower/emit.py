@@ -29,7 +29,7 @@ from hasten.lower import trace as T
 from hasten.lower.evaluate import Evaluation
 from hasten.lower.graph import Traced
 from hasten.lower.report import NodeReport
-from hasten.lower.schedule import Schedule, symbols
+from hasten.lower.schedule import Inverse, Schedule, symbols
 from hasten.lower.trace import Tensor
 from hasten.vm import program as P
 
@@ -153,9 +153,9 @@ class _Emitter:
             if unknown and last and all(s in self.cx.defined and id(self.cx.defined[s][0]) in self.buffers for s in unknown):
                 self._need(left, right)
                 unknown = frozenset()
-            if not unknown:
-                self.code.append(P.Check(left, op, right, message, kind))
+            if not unknown and row in self.checks:
                 self.checks.remove(row)
+                self.code.append(P.Check(left, op, right, message, kind))
 
     def _need(self, *ds: DimLike) -> None:
         """Make every size symbol known that these sizes mention."""
@@ -265,18 +265,18 @@ class _Emitter:
         before, self.cx.node = self.cx.node, t.node
         try:
             if fusion is not None:
-                self._fused(t, fusion.root, fusion.perm)
+                self._fused(t, fusion.root, fusion.own)
             elif isinstance(o, T.View) and o.flat and (have := self.buffer(t)) is not None:
                 self.buffers[id(t)] = have
             elif isinstance(o, (T.Map, T.View)):
                 self._map(t)
             elif isinstance(o, T.Nest):
-                self._fused(t, t, tuple(range(t.rank)))
+                self._fused(t, t, lambda i: i)
             elif isinstance(o, T.Concat):
                 self._concat(t, o)
             elif isinstance(o, T.Kernel):
                 if o.spec.accumulates:
-                    self._fused(t, t, tuple(range(t.rank)))
+                    self._fused(t, t, lambda i: i)
                 elif t is o.results[0] or id(o.results[0]) not in self.buffers:
                     self._kernel(o)
             else:
@@ -353,30 +353,28 @@ class _Emitter:
             self._nest_call(t, _loops(idx, p.shape, replace(target)), [(value, t.dtype, target, place)], "concat")
 
     # --- nests and kernels with what follows them -------------------------------------------------------------------------------
-    def _fused(self, last: Tensor, root: Tensor, perm: tuple[int, ...]) -> None:
-        """Compute `last` in the kernel of root: root index k is last's index perm[k]."""
+    def _fused(self, last: Tensor, root: Tensor, own: Inverse) -> None:
+        """Compute `last` in the kernel of root (see Fusion)."""
         if isinstance(root.origin, T.Nest):
-            self._nest(last, root, root.origin, perm)
+            self._nest(last, root, root.origin, own)
         else:
-            self._sink_kernel(last, root, perm)
+            self._sink_kernel(last, root, own)
 
-    def _epilogue(self, last: Tensor, root: Tensor, perm: tuple[int, ...], idx: tuple[DimLike, ...], value: Expr) -> tuple[Expr, tuple[DimLike, ...]]:
+    def _epilogue(self, last: Tensor, root: Tensor, own_of: Inverse, idx: tuple[DimLike, ...], value: Expr) -> tuple[Expr, tuple[DimLike, ...]]:
         """last's element in terms of root's element `value` at root index idx; and last's index."""
         if last is root:
             return value, idx
-        own: list[DimLike] = [0] * last.rank
-        for k, p in enumerate(perm):
-            own[p] = idx[k]
+        own = own_of(idx)
         with self._evaluating():
             self.cx.provide(root, idx, value)
             try:
                 o = last.origin
-                result = o.fn(tuple(own)) if isinstance(o, T.Map) else o.base.at(o.index(tuple(own)))  # type: ignore[union-attr]
+                result = o.fn(own) if isinstance(o, T.Map) else o.base.at(o.index(own))  # type: ignore[union-attr]
             finally:
                 self.cx.provide(None, (), value)
-        return result, tuple(own)
+        return result, own
 
-    def _nest(self, last: Tensor, root: Tensor, o: T.Nest, perm: tuple[int, ...]) -> None:
+    def _nest(self, last: Tensor, root: Tensor, o: T.Nest, own: Inverse) -> None:
         i, r = symbols("o", o.outer), symbols("r", o.inner)
         stages: list[StageProblem] = []
         params: dict[str, Expr] = {}
@@ -387,7 +385,7 @@ class _Emitter:
                 params[s.name] = E.param(s.name, "int64" if s.kind.startswith("arg") else e.dtype)
             value = o.final(i, params) if o.place is None else o.final(i, r, params)
         if o.place is None:
-            value, index = self._epilogue(last, root, perm, i, value)
+            value, index = self._epilogue(last, root, own, i, value)
             order = self._nest_order(last, stages, index)
         else:
             index = o.place(i, r)
@@ -477,16 +475,17 @@ class _Emitter:
         results = [self._allocate(u) for u in o.results]
         self._spec_call(o, operands, results, None, o.results[0])
 
-    def _sink_kernel(self, last: Tensor, root: Tensor, perm: tuple[int, ...]) -> None:
+    def _sink_kernel(self, last: Tensor, root: Tensor, own_of: Inverse) -> None:
         """A kernel that hands its elements to a sink: the epilogue and the store are emitted there."""
         o = root.origin
         assert isinstance(o, T.Kernel)
         spec = o.spec
         idx = tuple(D.symbol(f"o${a}", n) for a, n in zip(spec.axes, root.shape, strict=True))
-        value, own = self._epilogue(last, root, perm, idx, E.param("acc", dtypes.compute_type(root.dtype)))
-        lane = perm[spec.axes.index(spec.lane_axis)]
-        plain = id(last) in self.schedule.plain or id(last) in self.homes
-        order = list(range(last.rank)) if plain else [k for k in range(last.rank) if k != lane] + [lane]
+        value, own = self._epilogue(last, root, own_of, idx, E.param("acc", dtypes.compute_type(root.dtype)))
+        lane = idx[spec.axes.index(spec.lane_axis)]
+        order = list(range(last.rank))
+        if lane in own and id(last) not in self.schedule.plain and id(last) not in self.homes:
+            order.append(order.pop(own.index(lane)))
         operands = [self.operand(u, spec.wants(k)) for k, u in enumerate(o.operands)]
         memo: dict[int, Expr] = {}
         resolved = self._resolve(value, memo)
@@ -495,8 +494,9 @@ class _Emitter:
 
     def _spec_call(self, o: T.Kernel, operands: list[Buffer], results: list[Buffer], sink: tuple[Expr, str, Buffer, DimLike] | None, t: Tensor) -> None:
         spec = o.spec
-        ints = spec.dims(o)
-        scratch = spec.scratch(o)
+        call = SpecCall(o.operands, o.results, [b.strides for b in operands])
+        ints = spec.dims(call)
+        scratch = spec.scratch(call)
         self._need(*ints.values(), scratch, *(s for b in operands for s in (*b.strides, b.offset)))
         module = Module(self.isa)
         module.global_text("!0", "!0 = !{}")
@@ -517,12 +517,12 @@ class _Emitter:
             part = D.ceildiv(scratch, 64) * 64
             self.lowered.temporaries[name] = Temporary(name, part * THREADS)
             arg["scratch"] = f.offset(args.pointer(name), args.integer(part) * f.args[1])
-        emission = Emission(f, self.isa, arg, f.args[1], f.args[2], None if sink is None else _Sink(args, *sink))
+        emission = Emission(f, self.isa, arg, f.args[1], f.args[2], None if sink is None else _Sink(args, spec.lane_axis, *sink), call)
         spec.emit(emission)
         f.ret()
         f._allocas.extend(args.prologue)
         info = spec.describe()
-        self._call(module.text(), words, spec.work(o), spec.name, t, info.get("operations", spec.work(o)), info.get("algorithm", spec.name))
+        self._call(module.text(), words, spec.work(call), spec.name, t, spec.operations(call), info.get("algorithm", spec.name))
 
     # --- calls ----------------------------------------------------------------------------------------------------------------
     def _call(self, text: str, words: Words, work: DimLike, what: str, t: Tensor, operations: object, algorithm: str) -> None:
@@ -536,19 +536,27 @@ class _Emitter:
                                               _format_name(self.buffers.get(id(t)), t), algorithm, "fp32", str(moved), str(operations)))  # fmt: skip
 
 
+@dataclass
+class SpecCall:
+    """What a KernelSpec is asked about: one call with the memory of its operands."""
+
+    operands: list[Tensor]
+    results: list[Tensor]
+    strides: list[tuple[DimLike, ...]]
+
+
 THREADS = D.symbol("threads$")  # replaced by the number of threads when memory is planned
 
 
 class _Sink:
     """Epilogue and store of one accumulator vector: what a kernel that accumulates calls."""
 
-    def __init__(self, args: Arguments, value: Expr, stored: str, target: Buffer, offset: DimLike):
-        self.args, self.value, self.stored, self.target, self.offset = args, value, stored, target, offset
+    def __init__(self, args: Arguments, lane: str, value: Expr, stored: str, target: Buffer, offset: DimLike):
+        self.args, self.lane, self.value, self.stored, self.target, self.offset = args, lane, value, stored, target, offset
 
-    def __call__(self, f: Function, acc: V, where: dict[str, V], lanes: int, mask: V | None, lane: str = "") -> None:
+    def __call__(self, f: Function, acc: V, where: dict[str, V], lanes: int, mask: V | None) -> None:
         env = {f"o${a}": v for a, v in where.items()}
-        lane_name = f"o${lane}" if lane else f"o${list(where)[-1]}"
-        e = Emitter(self.args, env, lane_name, lanes, mask, {"acc": acc})
+        e = Emitter(self.args, env, f"o${self.lane}", lanes, mask, {"acc": acc})
         e.store(f.splat(e.emit(self.value), lanes), self.stored, self.target.name, self.offset)
 
 
@@ -606,7 +614,7 @@ def flat_offset(b: Buffer, index: Sequence[DimLike]) -> DimLike:
     total = b.offset
     for i, s in zip(index, b.strides, strict=True):
         total = total + i * s
-    return total
+    return D.recombine(total)
 
 
 def _loops(idx: Sequence[DimLike], shape: Sequence[DimLike], target: Buffer) -> list[tuple[str | None, DimLike]]:

@@ -3,14 +3,14 @@
 Contract: `Schedule(traced)` looks at the trace and decides, without changing any meaning:
     realized   tensors with memory of their own, in the order in which they are computed
     inlined    Maps and Views evaluated inside whatever reads them (prologue fusion)
-    absorbed   a kernel's or reduction's result T whose elementwise successors are computed in its epilogue: `fused[last] = Fusion(T, perm)`
+    absorbed   a kernel's or reduction's result T whose elementwise successors are computed in its epilogue: `fused[last] = Fusion(T, own)`
 Rules: what is cheap or read once is inlined; what would be computed repeatedly and isn't cheap, or must lie in memory (operands of hand-written
 kernels, outputs, sizes read at run time), is realized.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hasten.base import dims as D
@@ -35,12 +35,15 @@ class Shallow:
     points: DimLike  # how often it is evaluated
 
 
+Inverse = Callable[[tuple[DimLike, ...]], tuple[DimLike, ...]]
+
+
 @dataclass
 class Fusion:
-    """`last` is computed by the kernel of `root`: root index k is last's index perm[k]."""
+    """`last` is computed by the kernel of `root`; `own(root index)` is the index of last that belongs to it."""
 
     root: Tensor
-    perm: tuple[int, ...]
+    own: Inverse
 
 
 @dataclass
@@ -228,7 +231,7 @@ class Schedule:
 
     def _grow(self, root: Tensor) -> None:
         """Follow root's elementwise users as far as they close up again into one tensor; that one is computed by root's kernel."""
-        perms: dict[int, tuple[int, ...]] = {id(root): tuple(range(root.rank))}
+        inverses: dict[int, Inverse] = {id(root): lambda i: i}
         members: dict[int, Tensor] = {id(root): root}
         best: tuple[Tensor, set[int]] | None = None
         while len(members) < MEMBERS:
@@ -236,10 +239,10 @@ class Schedule:
             if not ahead:
                 break
             u = min(ahead, key=lambda x: x.order)
-            perm = self._follows(u, members, perms, root)
-            if perm is None or id(u) in self.fused:
+            own = self._follows(u, members, inverses, root)
+            if own is None or id(u) in self.fused:
                 break
-            members[id(u)], perms[id(u)] = u, perm
+            members[id(u)], inverses[id(u)] = u, own
             open_ends = [m for m in members.values() if id(m) in self.forced or any(id(x) not in members for x in self.users.get(id(m), []))]
             if len(open_ends) == 1 and open_ends[0] is u:
                 best = (u, set(members))
@@ -248,33 +251,96 @@ class Schedule:
         if best is None:
             return
         last, inside = best
-        self.fused[id(last)] = Fusion(root, perms[id(last)])
+        self.fused[id(last)] = Fusion(root, inverses[id(last)])
         self.realized.add(id(last))
         for key in inside - {id(last)}:
             self.realized.discard(key)
             self.absorbed.add(key)
 
-    def _follows(self, u: Tensor, members: dict[int, Tensor], perms: dict[int, tuple[int, ...]], root: Tensor) -> tuple[int, ...] | None:
-        """The permutation that relates u's index to root's, if u reads the members element by element."""
-        if not isinstance(u.origin, (T.Map, T.View)) or u.rank != root.rank or (isinstance(u.origin, T.View) and id(u) not in self.forced):
+    def _follows(self, u: Tensor, members: dict[int, Tensor], inverses: dict[int, Inverse], root: Tensor) -> Inverse | None:
+        """u's index as a function of root's, if u has one element for each of root's and reads the members just there."""
+        if not isinstance(u.origin, (T.Map, T.View)) or (isinstance(u.origin, T.View) and (id(u) not in self.forced or u.origin.flat)):
             return None
-        if isinstance(u.origin, T.View) and u.origin.flat and id(u) in self.forced:
+        if D.known_equal(u.size, root.size) is not True:
             return None
         look = self.look(u)
-        found: tuple[int, ...] | None = None
+        probe = symbols("p", root.shape)
+        found: Inverse | None = None
         for source, index in look.loads:
             if id(source) not in members:
                 continue
-            if any(i not in look.index for i in index) or len({str(i) for i in index}) != len(index):
+            back = invert(index, look.index, u.shape, source.shape)
+            if back is None:
                 return None
-            q = [look.index.index(i) for i in index]
-            perm = tuple(q[k] for k in perms[id(source)])
-            if found is not None and perm != found:
+            own = _compose(back, inverses[id(source)])
+            if found is not None and own(probe) != found(probe):
                 return None
-            found = perm
-        if found is None or any(D.known_equal(u.shape[found[k]], root.shape[k]) is not True for k in range(root.rank)):
-            return None
+            found = own
         return found
+
+
+def _compose(back: Inverse, before: Inverse) -> Inverse:
+    return lambda i: back(before(i))
+
+
+def invert(index: Sequence[DimLike], mine: Sequence[DimLike], shape: Sequence[DimLike], source: Sequence[DimLike]) -> Inverse | None:
+    """The function from an index into `source` (of that shape) to the index symbols `mine` (with extents `shape`) that read it at `index`; None
+    where `index` isn't a one-to-one rearrangement: each entry must be a symbol, a row-major mix of several, or 0 for an axis of size 1."""
+    where: dict[int, tuple[int, DimLike, DimLike | None]] = {}  # own axis -> (source axis, divisor, modulus)
+    for k, e in enumerate(index):
+        axes = [a for a, m in enumerate(mine) if D.symbols(e) & D.symbols(m)]
+        if not axes:
+            if e != 0 or source[k] != 1:
+                return None
+            continue
+        rest: DimLike = e
+        parts: list[tuple[int, DimLike]] = []
+        for a in axes:
+            name = D.as_symbol(mine[a])
+            lin = D.linear(rest, name) if name is not None else None
+            if lin is None or a in where:
+                return None
+            parts.append((a, lin[0]))
+            rest = lin[1]
+        if rest != 0:
+            return None
+        parts = _by_stride(parts, shape)
+        step: DimLike = 1
+        for position, (a, stride) in enumerate(reversed(parts)):
+            if stride != step:
+                return None
+            where[a] = (k, step, None if position == len(parts) - 1 else shape[a])
+            step = step * shape[a]
+        if D.known_equal(step, source[k]) is not True:
+            return None
+    if any(a not in where and shape[a] != 1 for a in range(len(mine))):
+        return None
+
+    def own(i: tuple[DimLike, ...]) -> tuple[DimLike, ...]:
+        out: list[DimLike] = []
+        for a in range(len(mine)):
+            if a not in where:
+                out.append(0)
+                continue
+            k, divisor, modulus = where[a]
+            value = D.floordiv(i[k], divisor)
+            out.append(value if modulus is None else D.mod(value, modulus))
+        return tuple(out)
+
+    return own
+
+
+def _by_stride(parts: list[tuple[int, DimLike]], shape: Sequence[DimLike]) -> list[tuple[int, DimLike]]:
+    """Parts of a row-major mix from slowest to fastest: the one with stride 1 is last, its left neighbour's stride is its extent, ..."""
+    left, ordered, step = list(parts), [], 1  # type: ignore[var-annotated]
+    while left:
+        hit = next((p for p in left if p[1] == step), None)
+        if hit is None:
+            return parts
+        left.remove(hit)
+        ordered.append(hit)
+        step = step * shape[hit[0]]
+    return ordered[::-1]
 
 
 def symbols(prefix: str, extents: Sequence[DimLike]) -> tuple[DimLike, ...]:

@@ -301,6 +301,10 @@ class Context:
                 known, sym = (d, result) if isinstance(d, int) else (result, d)
                 self.require(D.if_equal(sym, 1, known, sym), "==", known, f"{self.where()}: broadcasting needs {sym} to be 1 or {known}")
                 result = known
+            elif (larger := D.larger_of(d, result)) is not None:  # min(s, 512) beside s: then it must be s or 1
+                smaller = d if larger == result else result
+                self.require(D.if_equal(smaller, 1, larger, smaller), "==", larger, f"{self.where()}: broadcasting {result} with {d}")
+                result = larger
             else:
                 both = D.if_equal(d, 1, result, d)
                 self.require(D.if_equal(result, 1, both, result), "==", both, f"{self.where()}: broadcasting {result} with {d}")
@@ -385,7 +389,7 @@ class Context:
 
     def element(self, t: Tensor, index: Index) -> Expr:
         """`t.at(index)`: the inlined Expr where t is evaluated in place, a load otherwise."""
-        if t is self._provided[0] and index == self._provided[1]:
+        if t is self._provided[0] and self._is_provided(t, index):
             return self._provided[2]
         key = (id(t), index)
         found = self._memo.get(key)
@@ -433,6 +437,11 @@ class Context:
     def provide(self, t: Tensor | None, index: Index, value: Expr | None) -> None:
         """While emitting an epilogue: t's element at `index` is `value`."""
         self._provided = (t, index, value)
+
+    def _is_provided(self, t: Tensor, index: Index) -> bool:
+        """Whether `index` is where the provided element lies (an axis of size 1 has only one place)."""
+        pairs = zip(t.shape, index, self._provided[1], strict=True)
+        return all((isinstance(n, int) and n == 1) or D.recombine(a) == b for n, a, b in pairs)
 
     def evaluating(self, inline: Callable[[Tensor], bool] | None) -> _Evaluating:
         """While emitting: `with cx.evaluating(inline):` elements of tensors for which inline(t) holds are computed in place."""

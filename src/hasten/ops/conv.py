@@ -11,6 +11,7 @@ from hasten.base.dims import DimLike
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr
 from hasten.lower.trace import Context, Index, Stage, Tensor
+from hasten.ops.dense import fast_conv
 from hasten.ops.elementwise import refuse_complex, scalar
 from hasten.ops.geometry import Axes, guards, positions, sliding_axes
 from hasten.ops.matmul import widened
@@ -26,7 +27,8 @@ def conv(cx: Context, x: Tensor, w: Tensor, b: Tensor | None, axes: Axes, group:
     refuse_complex(cx, x, w)
     cx.require(x.shape[1], "==", w.shape[1] * group, f"{cx.where()}: channels of the input against those of the filter")
     cx.require(D.mod(w.shape[0], group), "==", 0, f"{cx.where()}: output channels are a multiple of the groups")
-    return conv_generic(cx, x, w, b, axes, group, dtype or x.dtype)
+    y = fast_conv(cx, x, w, b, axes, group, dtype or x.dtype)
+    return conv_generic(cx, x, w, b, axes, group, dtype or x.dtype) if y is None else y
 
 
 def conv_generic(cx: Context, x: Tensor, w: Tensor, b: Tensor | None, axes: Axes, group: int, dtype: str) -> Tensor:

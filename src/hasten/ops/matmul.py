@@ -10,6 +10,7 @@ from hasten.base.dtypes import is_float
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr
 from hasten.lower.trace import Context, Index, Shape, Tensor
+from hasten.ops.dense import fast_matmul
 from hasten.ops.elementwise import elementwise, refuse_complex, scalar
 from hasten.ops.quantize import quantized
 from hasten.ops.registry import Node, operator, tensors
@@ -24,7 +25,9 @@ def matmul(cx: Context, a: Tensor, b: Tensor, dtype: str | None = None) -> Tenso
     left, right = a.rank == 1, b.rank == 1
     a = cx.reshape(a, (1, *a.shape)) if left else a
     b = cx.reshape(b, (*b.shape, 1)) if right else b
-    y = matmul_generic(cx, a, b, dtype or a.dtype)
+    y = fast_matmul(cx, a, b, dtype or a.dtype)
+    if y is None:
+        y = matmul_generic(cx, a, b, dtype or a.dtype)
     if left or right:
         y = cx.reshape(y, (*y.shape[:-2], *(() if left else y.shape[-2:-1]), *(() if right else y.shape[-1:])))
     return y

@@ -1,0 +1,46 @@
+"""Hasten makes trained neural networks run fast on the machines people have.
+
+    import hasten
+    model = hasten.compile("model.onnx")           # or a torch.nn.Module with example_inputs
+    y = model(x)                                   # NumPy (or DLPack) in, NumPy out
+    model.save("model.hasten"); hasten.load("model.hasten")
+
+See `compile`, `load`, `CompiledModel`, and the error tree in `hasten.base.errors`.
+"""
+
+from hasten.api import CompiledModel, TensorInfo, compile, load
+from hasten.base.errors import (
+    CompileError,
+    CorruptFile,
+    ExecutionError,
+    HastenError,
+    InputError,
+    MissingDependency,
+    ModelError,
+    ResourceLimit,
+    ShapeMismatch,
+    TypeInferenceError,
+    TypeMismatch,
+    UnsupportedOperator,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CompileError",
+    "CompiledModel",
+    "CorruptFile",
+    "ExecutionError",
+    "HastenError",
+    "InputError",
+    "MissingDependency",
+    "ModelError",
+    "ResourceLimit",
+    "ShapeMismatch",
+    "TensorInfo",
+    "TypeInferenceError",
+    "TypeMismatch",
+    "UnsupportedOperator",
+    "compile",
+    "load",
+]

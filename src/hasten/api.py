@@ -1,0 +1,246 @@
+"""The public face: `compile`, `load`, `CompiledModel`. Imports of heavy packages happen inside functions."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hasten.base.dims import Dim, as_symbol
+from hasten.base.errors import InputError
+
+if TYPE_CHECKING:
+    from hasten.lower.report import Report
+    from hasten.vm.callpath import Model
+
+PRECISIONS = ("strict", "highest", "high", "medium")
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output: `dtype` is a NumPy (or ml_dtypes) name, or a readable kind for values that aren't tensors; `shape` has ints, names of
+    sizes, or None for sizes that only the run knows (None as a whole: not a tensor)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+
+class CompiledModel:
+    """A compiled model: callable, thread-safe, savable, picklable.
+
+    model(*arrays) -> array, or a tuple for several outputs;  model.run({name: array}) -> {name: array}.
+    Inputs are NumPy arrays or anything with DLPack, with any strides; outputs are fresh NumPy arrays that the caller owns.
+    """
+
+    def __init__(self, model: Model, report: Report, source: Any):
+        self._model, self._report, self._source = model, report, source
+        self._call = model.call
+        self.run: Callable[[Mapping[str, Any]], dict[str, Any]] = model.run
+        program = model.program
+        self.inputs: list[TensorInfo] = [_info(s) for s in program.inputs]
+        self.outputs: list[TensorInfo] = [_info(s) for s in program.outputs]
+
+    def __call__(self, *arrays: Any) -> Any:
+        return self._call(*arrays)
+
+    def report(self) -> Report:
+        """What became of every node, with kernels, host ops, formats, memory."""
+        return self._report
+
+    @property
+    def threads(self) -> int:
+        """Most threads that a call uses."""
+        return self._model.threads
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a .hasten file (atomically): `hasten.load` needs neither onnx nor LLVM."""
+        from hasten.vm.file import write_bytes
+
+        write_bytes(path, self._source())
+
+    def program(self) -> str:
+        """The Program as text."""
+        from hasten.vm.text import to_text
+
+        return to_text(self._model.program)
+
+    def trim(self) -> None:
+        """Give cached scratch memory back to the system."""
+        self._model.trim()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._source(), self.threads)
+
+    def __enter__(self) -> CompiledModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.trim()
+
+    def __repr__(self) -> str:
+        def side(infos: list[TensorInfo]) -> str:
+            return ", ".join(f"{i.name}: {i.dtype}{list(i.shape) if i.shape is not None else ''}" for i in infos)
+
+        return f"<hasten.CompiledModel ({side(self.inputs)}) -> ({side(self.outputs)}), isa {self._report.isa}, threads {self.threads}>"
+
+
+def _info(spec: Any) -> TensorInfo:
+    if not hasattr(spec, "shape"):
+        return TensorInfo(spec.name, spec.kind, None)
+    shape: list[int | str | None] = []
+    for d in spec.shape:
+        shape.append(d if isinstance(d, int) else _size_name(d))
+    return TensorInfo(spec.name, spec.dtype, tuple(shape))
+
+
+def _size_name(d: Dim) -> str | None:
+    """The name of a size; None for those that only the run knows (their symbols carry digits only after one letter)."""
+    name = as_symbol(d)
+    if name is not None and name[0] in "dhxn" and name[1:].isdigit():
+        return None
+    return str(d)
+
+
+def _restore(data: bytes, threads: int) -> CompiledModel:
+    return _from_bytes(data, threads)
+
+
+def compile(  # noqa: A001
+    model: Any, *, example_inputs: Sequence[Any] | None = None, dynamic_shapes: Any = None, threads: int | None = None,
+    precision: str = "highest", isa: str | None = None, host_ops: bool = True, cache_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None, dump: str | os.PathLike[str] | None = None,
+) -> CompiledModel:  # fmt: skip
+    """Compile a model to native code for this machine.
+
+    model: path of an ONNX file, onnx.ModelProto (or its bytes), onnx_ir.Model, or a torch.nn.Module (with `example_inputs`, and
+    `dynamic_shapes` as in torch.export). threads: most threads a call uses (default: what this process may use, HASTEN_NUM_THREADS).
+    precision: "strict" (IEEE float32 only), "highest" (default: float32 accuracy by any algorithm), "high", "medium" (bfloat16). isa: "portable",
+    "avx2", "avx512", "amx" (default: the best of this machine). host_ops: allow operators without native kernel to run in Python.
+    cache_dir: where compiled kernels and models are kept (default: HASTEN_CACHE_DIR or the user's cache folder). progress(stage, done, total).
+    dump: directory that gets the text of every stage (also HASTEN_DUMP).
+    Raises ModelError, UnsupportedOperator, InputError, ResourceLimit.
+    """
+    from hasten.codegen import isa as isa_room
+    from hasten.codegen.cache import Cache
+
+    started = time.perf_counter()
+    if precision not in PRECISIONS:
+        raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}")
+    from hasten.vm.runtime import thread_count
+
+    target = isa_room.get(isa)
+    count = thread_count(threads)
+    cache = Cache(cache_dir)
+    dump = dump or os.environ.get("HASTEN_DUMP") or None
+    key = None if dump else _model_key(model, target, count, precision, host_ops)
+    if key is not None:
+        path = cache.path("model", key)
+        if path is not None:
+            found = _try_load(path, threads)
+            if found is not None:
+                found._report.from_cache = True
+                found._report.compile_seconds = time.perf_counter() - started
+                return found
+            cache.delete("model", key)
+    data, seconds = _compile(model, example_inputs, dynamic_shapes, target, count, precision, host_ops, cache, progress, dump, started)
+    if key is not None:
+        cache.put("model", key, data)
+    compiled = _from_bytes(data, threads)
+    compiled._report.compile_seconds = seconds
+    return compiled
+
+
+def _compile(model: Any, example_inputs: Any, dynamic_shapes: Any, target: Any, threads: int, precision: str, host_ops: bool, cache: Any,
+             progress: Progress | None, dump: Any, started: float) -> tuple[bytes, float]:  # fmt: skip
+    """All stages, to the bytes of a .hasten file."""
+    from hasten.frontends import load_graph
+    from hasten.graph import prepare
+    from hasten.graph.text import to_text
+    from hasten.lower import compile as stages
+    from hasten.lower.graph import Options, trace_model
+    from hasten.vm.file import to_bytes
+
+    step = progress or (lambda stage, done, total: None)
+    step("load", 0, 4)
+    if _is_module(model):
+        from hasten.frontends.torch import export_module
+
+        graph = export_module(model, example_inputs, dynamic_shapes)
+    else:
+        graph = load_graph(model)
+    texts = {"graph.txt": to_text(graph)} if dump else {}
+    step("simplify", 1, 4)
+    prepare(graph)
+    step("trace", 2, 4)
+    traced = trace_model(graph, Options(host_ops, precision, target))
+    if dump:
+        texts["graph-simplified.txt"] = to_text(graph)
+    step("lower", 3, 4)
+    built = stages.build(traced, target, threads, precision, cache, progress)
+    if dump:
+        stages.dump(dump, {**texts, **built.texts})
+    built.report.compile_seconds = time.perf_counter() - started
+    data = to_bytes(built.program, built.image, built.runtime, built.constants, target, threads, built.report.to_dict())
+    return data, built.report.compile_seconds
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None) -> CompiledModel:
+    """Load a saved model. Weights and code are mapped from the file, not copied. Raises CorruptFile, InputError (wrong machine)."""
+    from hasten.vm.file import read
+
+    return _wrap(read(path), threads, Path(path))
+
+
+def _try_load(path: Path, threads: int | None) -> CompiledModel | None:
+    from hasten.base.errors import CorruptFile
+
+    try:
+        return load(path, threads=threads)
+    except (CorruptFile, OSError):
+        return None
+
+
+def _from_bytes(data: bytes, threads: int | None) -> CompiledModel:
+    from hasten.vm.file import from_bytes
+
+    return _wrap(from_bytes(data), threads, data)
+
+
+def _wrap(saved: Any, threads: int | None, source: bytes | Path) -> CompiledModel:
+    from hasten.lower.report import Report
+    from hasten.vm.callpath import make_model
+
+    model = make_model(saved.program, saved.image, saved.constants, saved.runtime, threads=saved.threads if threads is None else min(threads, saved.threads))
+    return CompiledModel(model, Report.from_dict(saved.report), source.read_bytes if isinstance(source, Path) else lambda: source)
+
+
+def _is_module(model: Any) -> bool:
+    return any(c.__module__.startswith("torch.") and c.__name__ in ("Module", "ExportedProgram") for c in type(model).__mro__)
+
+
+def _model_key(model: Any, target: Any, threads: int, precision: str, host_ops: bool) -> str | None:
+    """What a whole compiled model depends on; None where its bytes can't be told cheaply (external data, modules, graphs)."""
+    import hashlib
+
+    from hasten import __version__
+    from hasten.codegen.cache import code_version
+
+    if isinstance(model, (str, os.PathLike)):
+        try:
+            data = Path(model).read_bytes()
+        except OSError:
+            return None
+        if b"location" in data:
+            return None
+    elif isinstance(model, bytes):
+        data = model
+    else:
+        return None
+    digest = hashlib.sha256(data).hexdigest()
+    return f"{digest}|{target.key}|{threads}|{precision}|{host_ops}|{__version__}|{code_version()}"
+

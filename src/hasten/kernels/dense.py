@@ -1,0 +1,210 @@
+"""Convolutions and matrix products as KernelSpecs: what operators ask for, on top of the templates conv, depthwise and gemm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hasten.base import dims as D
+from hasten.base.dims import DimLike
+from hasten.codegen.builder import Function, V
+from hasten.codegen.isa import Isa
+from hasten.kernels import conv as conv_template
+from hasten.kernels import depthwise as depthwise_template
+from hasten.kernels import gemm as gemm_template
+from hasten.kernels.conv import ConvProblem
+from hasten.kernels.depthwise import DepthwiseProblem
+from hasten.kernels.gemm import GemmProblem
+from hasten.kernels.spec import Emission, KernelSpec, Sink
+
+FLOPS_PER_NS = 40  # a cautious figure for one core: only used to decide whether sharing among threads pays
+MOST_PLANES = 4  # up to so many channels an image is read as planes
+
+
+@dataclass(frozen=True)
+class ConvSpec(KernelSpec):
+    """x [N, C, (H,) W] float32 with channels contiguous (or any strides for few channels), packed weights -> [N, O, (OH,) OW].
+
+    `sizes`: "pad_top", "pad_left" and the output's "oh", "ow".
+    """
+
+    problem: ConvProblem
+    isa: Isa
+    spatial: int
+    sizes: tuple[tuple[str, DimLike], ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        p = self.problem
+        return f"conv{p.kernel[0]}x{p.kernel[1]}s{p.strides[0]}" + (f"g{p.group}" if p.group > 1 else "")
+
+    @property
+    def accumulates(self) -> bool:
+        return True
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return ("n", "c", "y", "x") if self.spatial == 2 else ("n", "c", "x")
+
+    @property
+    def lane_axis(self) -> str:
+        return "c"
+
+    def wants(self, operand: int) -> str:
+        if operand:
+            return "plain"
+        return "lanes:1" if self.problem.unit_channels else "strided"
+
+    def known(self, call: Any) -> ConvProblem:
+        """The problem with what the operand's memory tells."""
+        stride = call.strides[0][-1]
+        return replace(self.problem, pixel_stride=stride if isinstance(stride, int) else None)
+
+    def dims(self, call: Any) -> dict[str, DimLike]:
+        shape = call.operands[0].shape
+        return {"n": shape[0], "h": shape[2] if self.spatial == 2 else 1, "w": shape[-1], **dict(self.sizes)}
+
+    def scratch(self, call: Any) -> DimLike:
+        d = self.dims(call)
+        return conv_template.conv_scratch_bytes(self.known(call), self.isa, d["h"], d["w"], d["oh"], d["ow"])
+
+    def operations(self, call: Any) -> DimLike:
+        d = self.dims(call)
+        return conv_template.conv_operations(self.problem, d["n"], d["oh"], d["ow"])
+
+    def work(self, call: Any) -> DimLike:
+        return D.floordiv(self.operations(call), FLOPS_PER_NS)
+
+    def describe(self) -> dict[str, str]:
+        return {"algorithm": "direct convolution"}
+
+    def emit(self, k: Emission) -> None:
+        zero = k.f.const("i64", 0)
+        s = [k.arg[f"in0_s{a}"] for a in range(self.spatial + 2)]
+        strides = {"xs_n": s[0], "xs_c": s[1], "xs_y": s[2] if self.spatial == 2 else zero, "xs_x": s[-1]}
+        arg = {**k.arg, **strides, "x": k.arg["in0"], "weights": k.arg["in1"], "scratch": k.arg.get("scratch", k.f.const("ptr", 0))}
+        conv_template.emit_conv(k.f, self.known(k.call), self.isa, arg, k.thread, k.threads, _only(k.sink, self.axes))
+
+
+@dataclass(frozen=True)
+class DepthwiseSpec(KernelSpec):
+    """Depthwise convolution: x [N, C, (H,) W] float32 with channels contiguous, packed weights -> [N, C * multiplier, (OH,) OW]."""
+
+    problem: DepthwiseProblem
+    isa: Isa
+    spatial: int
+    sizes: tuple[tuple[str, DimLike], ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        p = self.problem
+        return f"depthwise{p.kernel[0]}x{p.kernel[1]}s{p.strides[0]}"
+
+    @property
+    def accumulates(self) -> bool:
+        return True
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return ("n", "c", "y", "x") if self.spatial == 2 else ("n", "c", "x")
+
+    @property
+    def lane_axis(self) -> str:
+        return "c"
+
+    def wants(self, operand: int) -> str:
+        return "plain" if operand else "lanes:1"
+
+    def known(self, call: Any) -> DepthwiseProblem:
+        """The problem with what the operand's memory tells."""
+        stride = call.strides[0][-1]
+        return replace(self.problem, pixel_stride=stride if isinstance(stride, int) else None)
+
+    def dims(self, call: Any) -> dict[str, DimLike]:
+        shape = call.operands[0].shape
+        return {"n": shape[0], "h": shape[2] if self.spatial == 2 else 1, "w": shape[-1], **dict(self.sizes)}
+
+    def scratch(self, call: Any) -> DimLike:
+        d = self.dims(call)
+        return depthwise_template.depthwise_scratch_bytes(self.known(call), self.isa, d["h"], d["w"], d["oh"], d["ow"])
+
+    def operations(self, call: Any) -> DimLike:
+        d = self.dims(call)
+        return depthwise_template.depthwise_operations(self.problem, d["n"], d["oh"], d["ow"])
+
+    def work(self, call: Any) -> DimLike:
+        return D.floordiv(self.operations(call), FLOPS_PER_NS // 2)
+
+    def describe(self) -> dict[str, str]:
+        return {"algorithm": "depthwise convolution"}
+
+    def emit(self, k: Emission) -> None:
+        s = [k.arg[f"in0_s{a}"] for a in range(self.spatial + 2)]
+        strides = {"xs_n": s[0], "xs_y": s[2] if self.spatial == 2 else k.f.const("i64", 0), "xs_x": s[-1]}
+        arg = {**k.arg, **strides, "x": k.arg["in0"], "weights": k.arg["in1"], "scratch": k.arg.get("scratch", k.f.const("ptr", 0))}
+        depthwise_template.emit_depthwise(k.f, self.known(k.call), self.isa, arg, k.thread, k.threads, _only(k.sink, self.axes))
+
+
+@dataclass(frozen=True)
+class GemmSpec(KernelSpec):
+    """A [B, M, K] (strided) times B [B, K, N] (strided, or packed: one matrix for all batches) -> [B, M, N], float32."""
+
+    problem: GemmProblem
+    isa: Isa
+
+    @property
+    def accumulates(self) -> bool:
+        return True
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return ("b", "m", "n")
+
+    @property
+    def lane_axis(self) -> str:
+        return "n"
+
+    def wants(self, operand: int) -> str:
+        if operand == 0:
+            return "lanes:2" if self.problem.a == "rows" else "lanes:1"
+        return {"packed": "plain", "rows": "lanes:2", "columns": "lanes:1"}[self.problem.b]
+
+    def known(self, call: Any) -> GemmProblem:
+        pitch = call.strides[0][1]
+        return replace(self.problem, a_pitch=pitch if self.problem.a == "rows" and isinstance(pitch, int) else None)
+
+    def dims(self, call: Any) -> dict[str, DimLike]:
+        batch, m, n = call.results[0].shape
+        return {"batch": batch, "m": m, "n": n, "k": call.operands[0].shape[2]}
+
+    def scratch(self, call: Any) -> DimLike:
+        d = self.dims(call)
+        return gemm_template.gemm_scratch_bytes(self.known(call), self.isa, d["m"], d["n"], d["k"])
+
+    def work(self, call: Any) -> DimLike:
+        d = self.dims(call)
+        return D.floordiv(d["batch"] * d["m"] * d["n"] * d["k"] * 2, FLOPS_PER_NS)
+
+    def describe(self) -> dict[str, str]:
+        return {"algorithm": "register-tiled product"}
+
+    def emit(self, k: Emission) -> None:
+        zero = k.f.const("i64", 0)
+        strides = {"as_b": k.arg["in0_s0"], "as_m": k.arg["in0_s1"], "as_k": k.arg["in0_s2"]}
+        if self.problem.b == "packed":
+            strides.update(bs_b=zero, bs_k=zero, bs_n=zero)
+        else:
+            strides.update(bs_b=k.arg["in1_s0"], bs_k=k.arg["in1_s1"], bs_n=k.arg["in1_s2"])
+        arg = {**k.arg, **strides, "a": k.arg["in0"], "b": k.arg["in1"], "scratch": k.arg.get("scratch", k.f.const("ptr", 0))}
+        gemm_template.emit_gemm(k.f, self.known(k.call), self.isa, arg, k.thread, k.threads, _only(k.sink, self.axes))
+
+
+def _only(sink: Sink | None, axes: tuple[str, ...]) -> Sink:
+    """The sink, given only the axes that the result has."""
+    assert sink is not None
+
+    def give(f: Function, value: V, where: dict[str, V], lanes: int, mask: V | None) -> None:
+        sink(f, value, {a: where[a] for a in axes}, lanes, mask)
+
+    return give
+

@@ -1,0 +1,128 @@
+"""From a prepared graph to machine code: trace, lower, plan memory, compile kernels (or take them from the cache), link.
+
+Everything is text until `build`; `Stages` keeps the texts for dumps and `hasten inspect`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from hasten.base import dims as D
+from hasten.codegen import cache as cache_room
+from hasten.codegen.isa import Isa
+from hasten.lower import emit, memory
+from hasten.lower.graph import Traced
+from hasten.lower.report import Report
+from hasten.vm import program as P
+from hasten.vm.image import Image
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Built:
+    """Machine code of a model: what `vm.callpath.make_model` and `vm.file` need."""
+
+    program: P.Program
+    image: Image
+    runtime: Image
+    constants: bytes
+    report: Report
+    texts: dict[str, str] = field(default_factory=dict)  # stage -> text
+
+
+def lower_model(traced: Traced, isa: Isa, threads: int, precision: str) -> tuple[P.Program, emit.Lowered, Report]:
+    """Trace to Program: schedule, emit, lay out constants, plan memory."""
+    lowered = emit.lower(traced, isa)
+    program = lowered.program
+    known = frozenset(s for spec in program.inputs if isinstance(spec, P.TensorSpec) for d in spec.shape for s in D.symbols(d))
+    per_thread = {next(iter(D.symbols(emit.THREADS))): threads}
+    sizes = {t.name: D.substitute(t.size, per_thread) for t in lowered.temporaries.values()}
+    outputs = {i.buffer for i in program.instructions if isinstance(i, P.Output)}
+    peak = memory.plan(program, sizes, outputs, known)
+    offset = 0
+    for name, data in lowered.constants.items():
+        program.constants.append(P.Constant(name, offset, data.size))
+        offset += (data.size + 127) // 64 * 64
+    report = Report(isa.name, threads, precision, peak_memory=str(peak), kernels=len(lowered.kernels), constants_bytes=offset,
+                    host_ops=[f"{op} ({node}): {reason}" for node, op, reason in traced.host], nodes=lowered.report)  # fmt: skip
+    return program, lowered, report
+
+
+def constants_blob(program: P.Program, constants: dict[str, np.ndarray]) -> bytes:
+    """All constants at their offsets."""
+    blob = bytearray((program.constants[-1].offset + (program.constants[-1].size + 127) // 64 * 64) if program.constants else 0)
+    for row in program.constants:
+        blob[row.offset : row.offset + row.size] = constants[row.buffer].tobytes()
+    return bytes(blob)
+
+
+def build(traced: Traced, isa: Isa, threads: int, precision: str, cache: cache_room.Cache, progress: Progress | None = None) -> Built:
+    """Compile a traced model. Kernels are compiled on two cores at once and kept in the cache."""
+    from hasten.codegen.link import link
+    from hasten.vm import abi
+    from hasten.vm.callpath import exports
+    from hasten.vm.native import emit_model, emit_runtime
+    from hasten.vm.text import to_text
+
+    program, lowered, report = lower_model(traced, isa, threads, precision)
+    texts = {name: text.replace("KERNEL", name) for name, text in sorted(lowered.kernels.items())}
+    jobs = dict(texts)
+    if program.native:
+        jobs["driver"] = emit_model(program, isa)
+    jobs["runtime"] = emit_runtime(isa)
+    objects = compile_all(jobs, isa, cache, progress)
+    runtime = link([objects.pop("runtime")], abi.RUNTIME_EXPORTS)
+    image = link(list(objects.values()), exports(program, interpreted=True))
+    report.image_bytes = len(image.rx) + image.rw_size
+    stages = {"program.txt": to_text(program)}
+    stages.update({f"kernels/{n}.ll": t for n, t in texts.items()})
+    if "driver" in jobs:
+        stages["driver.ll"] = jobs["driver"]
+    return Built(program, image, runtime, constants_blob(program, lowered.constants), report, stages)
+
+
+def compile_all(jobs: dict[str, str], isa: Isa, cache: cache_room.Cache, progress: Progress | None) -> dict[str, bytes]:
+    """Objects of all texts: from the cache, or compiled in a few threads (LLVM works without Python's lock)."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from hasten.codegen.llvm import compile_text, llvm_version
+    from hasten.vm.runtime import usable_cpus
+
+    version = f"{llvm_version()}|{isa.key}|"
+    found: dict[str, bytes] = {}
+    missing: list[str] = []
+    keys = {name: version + text for name, text in jobs.items()}
+    for name in jobs:
+        data = cache.get("object", keys[name])
+        if data is None:
+            missing.append(name)
+        else:
+            found[name] = data
+    total = len(jobs)
+
+    def make(name: str) -> tuple[str, bytes]:
+        return name, compile_text(jobs[name], isa, 1 if name == "driver" else 2)
+
+    done = len(found)
+    missing.sort(key=lambda n: -len(jobs[n]))
+    with ThreadPoolExecutor(max_workers=max(1, min(usable_cpus(), 8))) as pool:
+        for name, data in pool.map(make, missing):
+            found[name] = data
+            cache.put("object", keys[name], data)
+            done += 1
+            if progress is not None:
+                progress("kernels", done, total)
+    return {name: found[name] for name in jobs}
+
+
+def dump(directory: str | Path, texts: dict[str, str]) -> None:
+    """Write the text of every stage under a directory."""
+    for name, text in texts.items():
+        path = Path(directory) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
