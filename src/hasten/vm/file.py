@@ -19,11 +19,12 @@ import mmap
 import os
 import secrets
 import struct
+import tempfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -45,71 +46,69 @@ _SECTIONS = ("runtime", "image", "constants")
 
 @dataclass(frozen=True)
 class Saved:
-    """A model read from a file: mapped, not yet callable. `report` and `extra` are what the writer gave."""
+    """A model read from a file: mapped, not yet callable. `threads` is the most that its kernels may run on (their scratch memory is made for
+    so many), `report` what the writer gave."""
 
     program: Program
     image: LoadedImage
     runtime: Runtime
     constants: Constants
     isa: str
-    report: dict[str, Any] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
+    threads: int
+    report: dict[str, Any]
 
     def model(self, threads: int | None = None, **options: Any) -> Model:
         """The callable; options as for `hasten.vm.callpath.make_model`."""
-        return make_model(self.program, self.image, self.constants, self.runtime, threads=threads, **options)
+        count = min(threads or self.threads, self.threads)
+        return make_model(self.program, self.image, self.constants, self.runtime, threads=count, **options)
 
 
-# --- writing -----------------------------------------------------------------------------------------------------------------
-def write(
-    path: str | os.PathLike[str], *, program: Program, image: Image, runtime: Image, constants: Any, isa: isas.Isa,
-    report: Mapping[str, Any] | None = None, extra: Mapping[str, Any] | None = None,
-) -> int:  # fmt: skip
-    """Write a model's file at once: there is the whole file, or the one that was there before. Returns its size in bytes.
-
-    `constants` is any buffer of bytes; `report` and `extra` are plain values for JSON.
-    """
+# --- writing ----------------------------------------------------------------------------------------------------------
+def to_bytes(
+    program: Program, image: Image, runtime: Image, constants: Any, isa: isas.Isa, threads: int, report: Mapping[str, Any]
+) -> bytes:
+    """The contents of a model's file. `constants` is any buffer of bytes, `threads` the most that its kernels may run on, `report` plain
+    values for JSON."""
     page = image.layout.page
-    bodies = {"runtime": runtime.body(), "image": image.body(), "constants": memoryview(constants).cast("B")}
-    library = load_runtime(runtime)
-    header: dict[str, Any] = {
+    parts = {"runtime": runtime.body(), "image": image.body(), "constants": memoryview(constants).cast("B")}
+    offsets, end = {}, 0
+    for name in _SECTIONS:
+        offsets[name] = end
+        end += len(parts[name]) + -len(parts[name]) % page
+    body = np.zeros(end, np.uint8)
+    for name in _SECTIONS:
+        body[offsets[name] : offsets[name] + len(parts[name])] = np.frombuffer(parts[name], np.uint8)
+    ends = [*(offsets[name] for name in _SECTIONS[1:]), end]
+    sums = {
+        name: _checksum(body[offsets[name] : stop], load_runtime(runtime) if name == "constants" else None)
+        for name, stop in zip(_SECTIONS, ends, strict=True)
+    }
+    header = {
         "abi": abi.ABI,
         "isa": {"name": isa.name, "features": isa.llvm_features, "triple": isa.llvm_triple},
+        "threads": threads,
         "images": {"runtime": runtime.header(), "image": image.header()},
         "program": to_text(program),
-        "report": dict(report or {}),
-        "extra": dict(extra or {}),
-        "sections": {},
+        "report": dict(report),
+        "sections": {n: {"offset": offsets[n], "size": len(parts[n]), "checksum": sums[n]} for n in _SECTIONS},
     }
-    offset = 0  # from the first section
-    padded = {}
-    for name in _SECTIONS:
-        padded[name] = _Padded(bodies[name], page)
-        checksum = padded[name].checksum(library if name == "constants" else None)
-        header["sections"][name] = {"offset": offset, "size": len(bodies[name]), "checksum": checksum}
-        offset += padded[name].size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(64 + len(text)) % page)
-    total = 64 + len(text) + offset
-    head = _HEAD.pack(MAGIC, FORMAT, 0, len(text), total, hashlib.sha256(text).digest())
-    head = _HEAD.pack(MAGIC, FORMAT, zlib.crc32(head), len(text), total, hashlib.sha256(text).digest())
-    _replace(Path(path), [head, text, *(part for name in _SECTIONS for part in (bodies[name], padded[name].padding))])
-    return total
+    rest = (len(text), 64 + len(text) + end, hashlib.sha256(text).digest())
+    crc = zlib.crc32(_HEAD.pack(MAGIC, FORMAT, 0, *rest))
+    return b"".join([_HEAD.pack(MAGIC, FORMAT, crc, *rest), text, body.data])
 
 
-class _Padded:
-    """A section's bytes up to the next page."""
+def _checksum(section: np.ndarray[Any, Any], library: Runtime | None) -> str:
+    """Of a section with its padding: SHA-256, or the library's sums."""
+    if library is None:
+        return hashlib.sha256(section.data).hexdigest()
+    return library.checksum(section.ctypes.data, section.size).hex()
 
-    def __init__(self, body: bytes | memoryview, page: int):
-        self.body, self.padding = body, bytes(-len(body) % page)
-        self.size = len(body) + len(self.padding)
 
-    def checksum(self, library: Runtime | None) -> str:
-        if library is None:
-            return hashlib.sha256(bytes(self.body) + self.padding).hexdigest()
-        whole = np.zeros(self.size, np.uint8)
-        whole[: len(self.body)] = np.frombuffer(self.body, np.uint8)
-        return library.checksum(whole.ctypes.data, self.size).hex()
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file at once: there is the whole file, or what was there before."""
+    _replace(Path(path), [data])
 
 
 def _replace(path: Path, parts: list[Any]) -> None:
@@ -142,6 +141,21 @@ def read(path: str | os.PathLike[str]) -> Saved:
         os.close(descriptor)
 
 
+def from_bytes(data: bytes) -> Saved:
+    """The same from the contents of a file, by way of a file in memory."""
+    with _memory_file() as file:
+        file.write(data)
+        file.flush()
+        return _File("these bytes", file.fileno()).read()
+
+
+def _memory_file() -> IO[bytes]:
+    if hasattr(os, "memfd_create"):
+        with contextlib.suppress(OSError):
+            return os.fdopen(os.memfd_create("hasten-model"), "w+b")
+    return tempfile.TemporaryFile()
+
+
 class _File:
     def __init__(self, name: str, descriptor: int):
         self.name, self.descriptor = name, descriptor
@@ -164,7 +178,7 @@ class _File:
             program = from_text(header["program"])
             self.check_constants(program, header["sections"]["constants"]["size"])
             image = self.load(places, header, "image")
-            return Saved(program, image, runtime, constants, header["isa"]["name"], header["report"], header["extra"])
+            return Saved(program, image, runtime, constants, header["isa"]["name"], header["threads"], header["report"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise

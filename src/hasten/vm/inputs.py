@@ -60,10 +60,10 @@ class Signature:
 
     def _array(self, spec: TensorSpec, value: Any) -> np.ndarray[Any, Any]:
         want = to_numpy(spec.dtype)
-        array = _as_array(value, want)
-        if array is None:
+        found = _as_array(value, want)
+        if found is None:
             raise TypeMismatch(f"input {spec.name!r}: {_kind(value)} cannot be used, the model takes {self.wanted(spec)}{_hint(value, want)}")
-        array = np.require(np.asarray(array), want, ["C", "A"])
+        array = np.require(np.asarray(found), want, ["C", "A"])
         if array.ndim != len(spec.shape):
             raise ShapeMismatch(
                 f"input {spec.name!r}: shape {shape_text(array.shape)} has {array.ndim} axes, the model takes "

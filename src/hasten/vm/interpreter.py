@@ -206,7 +206,7 @@ class _Run:
         size = max(1, int(np.prod(shape, dtype=np.int64)) * dt.itemsize)
         memory = (ctypes.c_char * size).from_address(buffer.address)
         memory.owner = buffer.owner  # type: ignore[attr-defined]
-        return np.ndarray(shape, dt, memory)
+        return np.ndarray(shape, dt, memory)  # type: ignore[arg-type]
 
     def host(self, i: Host) -> None:
         self.check_status()

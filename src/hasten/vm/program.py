@@ -129,7 +129,7 @@ class Call:
     """Run a kernel. `work` estimates its cost in nanoseconds of one core: small calls stay on the calling thread."""
 
     kernel: str
-    args: tuple[Union[str, DimLike], ...]  # str: buffer
+    args: tuple[str | DimLike, ...]  # str: buffer
     work: DimLike = 0
 
 
@@ -154,8 +154,8 @@ class Host:
     """Run host op number `site` of `Program.host_ops` on NumPy views of the operands; tensor results get heap buffers."""
 
     site: int
-    inputs: tuple[Union[HostTensor, HostObject, None], ...]
-    outputs: tuple[Union[HostTensor, HostObject, None], ...]
+    inputs: tuple[HostTensor | HostObject | None, ...]
+    outputs: tuple[HostTensor | HostObject | None, ...]
 
 
 @dataclass(frozen=True)

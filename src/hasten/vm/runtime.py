@@ -143,7 +143,7 @@ def numpy_api() -> NumpyApi | None:
     """NumPy's C API, or None where objects do not have the layout that the native call path reads (the interpreter works everywhere)."""
     if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)():
         return None
-    from numpy._core import _multiarray_umath
+    from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     get = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(ctypes.cast(pointer, ctypes.c_void_p).value or 0)

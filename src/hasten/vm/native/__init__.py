@@ -1,7 +1,7 @@
 """Code that runs Programs: the emitters of a model's driver and call path, and of the run-time library that all models of a process share.
 
-    model_text(program, isa)      one module (compile with opt=1); link with the kernels, exporting `abi.MODEL_EXPORTS`
-    runtime_text(isa)           the run-time library, an image of its own exporting `abi.RUNTIME_EXPORTS`; `isa` is the portable level
+    emit_model(program, isa)    one module (compile with opt=1); link with the kernels, exporting `abi.MODEL_EXPORTS`
+    emit_runtime(isa)           the run-time library, an image of its own exporting `abi.RUNTIME_EXPORTS`; `isa` is the portable level
 
 Everything in this package makes LLVM text and is needed only where models are compiled; what runs a compiled model is in `hasten.vm`.
 """
@@ -16,10 +16,10 @@ from hasten.vm.native.pool import emit_pool
 from hasten.vm.native.service import emit_service
 from hasten.vm.program import Program
 
-__all__ = ["model_text", "runtime_text"]
+__all__ = ["emit_model", "emit_runtime"]
 
 
-def model_text(program: Program, isa: Isa) -> str:
+def emit_model(program: Program, isa: Isa) -> str:
     """LLVM text of the driver and call path of a native Program. Raises CompileError for a Program that only the interpreter can run."""
     module = Module(isa)
     emit_driver(module, program)
@@ -27,7 +27,7 @@ def model_text(program: Program, isa: Isa) -> str:
     return module.text()
 
 
-def runtime_text(isa: Isa) -> str:
+def emit_runtime(isa: Isa) -> str:
     """LLVM text of the run-time library: the pool of threads and a few functions around Python objects and kernels."""
     module = Module(isa)
     emit_pool(module)

@@ -15,8 +15,10 @@ from hasten.base.dims import DimLike
 from hasten.base.errors import CompileError
 from hasten.codegen.builder import Function, Module, V, Var
 from hasten.vm import abi
-from hasten.vm.native import fpmode, memory
 from hasten.vm.abi import CONTEXT, RUN, Word
+from hasten.vm.native import fpmode, memory
+from hasten.vm.native.read import emit_read
+from hasten.vm.native.sizes import Sizes, emit_division
 from hasten.vm.program import (
     STATUS_MEMORY,
     STATUS_SHAPE,
@@ -34,8 +36,6 @@ from hasten.vm.program import (
     View,
     While,
 )
-from hasten.vm.native.read import emit_read
-from hasten.vm.native.sizes import Sizes, emit_division
 
 _DISPATCH = "hst_dispatch"
 

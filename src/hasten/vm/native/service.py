@@ -12,7 +12,6 @@ from hasten.vm.abi import CHECKSUM, INVOKE, PARALLEL, RELEASE
 from hasten.vm.native import fpmode, memory
 
 
-
 def emit_service(module: Module) -> None:
     f = module.function(RELEASE, [("capsule", "ptr")])
     p = f.call("PyCapsule_GetPointer", "ptr", [f.args[0], f.const("ptr", 0)])
