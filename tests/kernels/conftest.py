@@ -90,7 +90,7 @@ def guarded() -> type[Guarded]:
 
 
 def error_bound(terms: int, scale: np.ndarray | float) -> np.ndarray | float:
-    """Of a float32 sum of products in any order: terms * eps * sum |a b|, given as `scale`; never below one rounding."""
+    """Of a float32 sum of products in any order: terms * eps * sum |a b|, which is given as `scale`."""
     return (terms + 2) * float(np.finfo(np.float32).eps) / 2 * scale
 
 

@@ -29,7 +29,7 @@ SHAPES = [
 
 
 class Case:
-    """One product with random data. Pitches are wider than needed, so that neighbours of rows are not touched unseen."""
+    """One product with random data. Pitches are wider than needed, so that reading beside a row would be seen."""
 
     def __init__(self, batch: int, m: int, k: int, n: int, seed: int):
         rng = np.random.default_rng(seed)

@@ -21,6 +21,9 @@ from hasten.kernels.moves import FLOAT
 from hasten.kernels.packing import pack_channels
 from hasten.kernels.tile import Sink
 
+WINDOW_BYTES = 20 << 10  # of input rows: stay in the first level cache
+LEAST_CHUNK = 4  # vectors of channels
+
 
 @dataclass(frozen=True)
 class DepthwiseProblem:
@@ -101,7 +104,7 @@ def emit_depthwise(
 
 
 def _block_pixels(problem: DepthwiseProblem, isa: Isa) -> int:
-    """Outputs of a row computed together: what leaves least over of a known width, else the most that registers allow."""
+    """Outputs of a row computed together: what leaves least over of a known width, else what registers allow."""
     most = 8 if isa.registers >= 32 else 4
     reach = (problem.kernel[1] - 1) * problem.dilations[1]
     inner = (problem.ow or 0) - (reach // problem.strides[1] if problem.ow else 0)
@@ -149,7 +152,9 @@ class _Depthwise:
             f.smax((arg["pad_left"] + (sx - 1)) / sx, 0),
             (arg["w"] + (arg["pad_left"] - (kw - 1) * dx + sx - 1)) / sx,
         )
-        with f.loop(rows[0], rows[1]) as r:
+        chunk = self._chunk(channels[1] - channels[0])
+        with f.loop(channels[0], channels[1], chunk) as v, f.loop(rows[0], rows[1]) as r:
+            here = v, f.smin(v + chunk, channels[1])
             image = r / arg["oh"]
             y = r - image * arg["oh"]
             top = y * sy - arg["pad_top"]
@@ -161,7 +166,17 @@ class _Depthwise:
                 x, tap_bytes = self._repeat_channels(x, tap_bytes, first, stop)
             source = f.offset(x, arg["pad_left"] * self.pixel * -1)
             row = _Row({"n": image, "y": y}, source, tap_bytes, first, f.smax(stop, first))
-            self._row(row, inner, channels)
+            self._row(row, inner, here)
+
+    def _chunk(self, vectors: V) -> V:
+        """Vectors of channels taken through all rows before the next ones: input rows that several output rows need stay in
+        the first level cache where that leaves runs of memory long enough to be worth it."""
+        f, p = self.f, self.problem
+        if p.multiplier > 1:
+            return f.smax(vectors, 1)
+        line = f.smax(self.arg["w"], 1) * (p.kernel[0] * self.lanes * FLOAT)
+        fit = f.const("i64", WINDOW_BYTES) / line
+        return f.smax(f.select(fit >= LEAST_CHUNK, fit, vectors), 1)
 
     def _repeat_channels(self, x: V, tap_bytes: V, first: V, stop: V) -> tuple[V, V]:
         """The tap rows with every channel `multiplier` times, in scratch."""

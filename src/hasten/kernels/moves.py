@@ -26,6 +26,7 @@ def copy_floats(f: Function, isa: Isa, target: V, source: V, count: int | V) -> 
             f.store(f.load("float", f.at(source, i, FLOAT)), f.at(target, i, FLOAT))
         return
     done = count - count % lanes
+    assert isinstance(done, int)
     while done < count:
         while lanes > count - done:
             lanes //= 2

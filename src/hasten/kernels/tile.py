@@ -30,7 +30,7 @@ CACHE_SETS, MAX_ROWS_OF_A_SET = 64, 4  # L1: 64 sets of 64 byte lines; rows whos
 
 @dataclass(frozen=True)
 class Shape:
-    """`rows` x `vectors` accumulators of `lanes` floats; `splits` > 1 sums every split-th step apart to hide latency."""
+    """`rows` x `vectors` accumulators of `lanes` floats; `splits` > 1 adds up every split-th step apart (latency)."""
 
     rows: int
     vectors: int
