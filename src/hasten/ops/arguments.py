@@ -32,7 +32,7 @@ def axes_of(cx: Context, axes: Sequence[DimLike], rank: int) -> list[int]:
 
 
 def known_axes(cx: Context, t: Tensor | None, rank: int) -> list[int] | None:
-    """The axes that an optional input gives; None where it is omitted. Raises NoNative where only the run knows them."""
+    """The axes that an optional input gives, None where omitted. Raises NoNative where only the run knows them."""
     if t is None:
         return None
     values = cx.ints(t)
@@ -42,7 +42,7 @@ def known_axes(cx: Context, t: Tensor | None, rank: int) -> list[int] | None:
 
 
 def sizes_of(cx: Context, t: Tensor) -> tuple[DimLike, ...]:
-    """The values of a tensor of sizes as dims. Raises NoNative where even their number is unknown (a result of unknown rank)."""
+    """The values of a tensor of sizes as dims. Raises NoNative where even their number is unknown."""
     if not all(isinstance(d, int) for d in t.shape):
         raise NoNative("the number of values in a tensor of sizes is known at run time only")
     return cx.read_ints(as_int64(cx, t))

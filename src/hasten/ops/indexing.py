@@ -29,7 +29,7 @@ def gather_axis(cx: Context, x: Tensor, indices: Tensor, axis: int) -> Tensor:
 
 
 def _progression(cx: Context, indices: Tensor, extent: DimLike) -> tuple[DimLike, int] | None:
-    """(first, step) where constant indices of at most one axis are evenly spaced and inside of the extent: then no index is loaded."""
+    """(first, step) where constant indices of at most one axis are evenly spaced: then no index is loaded."""
     array = indices.array
     if array is None or indices.rank > 1 or array.size == 0:
         return None

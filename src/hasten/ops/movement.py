@@ -1,4 +1,4 @@
-"""Rearrangements: Split, Slice, Transpose, Tile, Pad, DepthToSpace and their kin; all of them views or guarded loads."""
+"""Rearrangements: Split, Slice, Transpose, Tile, Pad, DepthToSpace and their kin: views or guarded loads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def transpose(cx: Context, node: Node, x: Tensor) -> Tensor:
     return cx.transpose(x, perm)
 
 
-# --- Slice, Split -------------------------------------------------------------------------------------------------------
+# --- Slice, Split -----------------------------------------------------------------------------------------------------
 def window(cx: Context, x: Tensor, axis: int, start: DimLike, count: DimLike, step: DimLike = 1) -> Tensor:
     """x[start + step * i] along one axis for i < count, all of it inside of x."""
     if isinstance(start, int) and start == 0 and count == x.shape[axis] and step == 1:
@@ -34,7 +34,7 @@ def window(cx: Context, x: Tensor, axis: int, start: DimLike, count: DimLike, st
 
 
 def slice_bounds(n: DimLike, start: DimLike, end: DimLike, step: DimLike) -> tuple[DimLike, DimLike]:
-    """(first index, number of elements) of Slice along an axis of size n. Where the number is 0 the first index may be anything."""
+    """(first index, number of elements) of Slice along an axis of size n; of no elements, the index may be anything."""
     if isinstance(step, int):
         return _slice_up(n, start, end, step) if step > 0 else _slice_down(n, start, end, step)
     up, down = _slice_up(n, start, end, step), _slice_down(n, start, end, step)
@@ -42,16 +42,20 @@ def slice_bounds(n: DimLike, start: DimLike, end: DimLike, step: DimLike) -> tup
 
 
 def _from_end(n: DimLike, d: DimLike) -> DimLike:
-    """Negative positions count from the end."""
-    return d + n if isinstance(d, int) and d < 0 else D.if_less(d, 0, d + n, d)
+    """Negative positions count from the end; a size with a minus is taken as negative (`slice_` checks that)."""
+    return d + n if _below_zero(d) else D.if_less(d, 0, d + n, d)
+
+
+def _below_zero(d: DimLike) -> bool:
+    return d < 0 if isinstance(d, int) else D.nonnegative(-d)
 
 
 def _slice_up(n: DimLike, start: DimLike, end: DimLike, step: DimLike) -> tuple[DimLike, DimLike]:
     if isinstance(end, int) and end >= FAR:
         stop = n
     else:  # a negative stop gives 0 elements, no need to clamp it
-        stop = _from_end(n, end) if isinstance(end, int) and end < 0 else D.minimum(n, _from_end(n, end))
-    if isinstance(start, int) and start < 0:
+        stop = _from_end(n, end) if _below_zero(end) else D.minimum(n, _from_end(n, end))
+    if _below_zero(start):
         if stop == n and step == 1:  # the last elements, as many as there are
             count = D.minimum(n, -start)
             return n - count, count
@@ -89,6 +93,9 @@ def slice_(
     for axis, (a, b, s) in enumerate(rows):
         if isinstance(s, int) and s == 0:
             raise ModelError(f"{node}: a step of Slice is 0")
+        for d in (a, b):
+            if not isinstance(d, int) and D.nonnegative(-d):
+                cx.require(1, "<=", -d, "a position from the end must not be 0")
         start, count = slice_bounds(x.shape[axis], a, b, s)
         x = window(cx, x, axis, start, count, s)
     return x
@@ -136,8 +143,9 @@ def tile(cx: Context, node: Node, x: Tensor, repeats: Tensor) -> Tensor:
 def per_axis(
     cx: Context, axes: Tensor | None, rank: int, rows: Sequence[Sequence[DimLike]], defaults: Sequence[int]
 ) -> list[list[DimLike]]:
-    """For every axis its entry of each row, where entry n of a row is about axis number axes[n] (default: n); `axes` may be known at run
-    time only."""
+    """For every axis its entry of each row, where entry n of a row is about axis number axes[n] (default: n).
+
+    `axes` may be known at run time only."""
     out: list[list[DimLike]] = [list(defaults) for _ in range(rank)]
     given = range(len(rows[0])) if axes is None else sizes_of(cx, axes)
     if len(given) > rank or any(len(r) != len(given) for r in rows):
@@ -157,7 +165,7 @@ def per_axis(
     return out
 
 
-# --- Pad ----------------------------------------------------------------------------------------------------------------
+# --- Pad --------------------------------------------------------------------------------------------------------------
 def _reflect(cx: Context, d: DimLike, before: DimLike, after: DimLike) -> Callable[[DimLike], DimLike]:
     last = d - 1
     if isinstance(d, int) and isinstance(before, int) and isinstance(after, int) and max(before, after) > d - 1:
@@ -185,9 +193,15 @@ _PAD_MODES: dict[str, Callable[[Context, DimLike, DimLike, DimLike], Callable[[D
 }
 
 
-def pad_with(cx: Context, x: Tensor, before: Sequence[DimLike], after: Sequence[DimLike], value: Callable[[], Expr] | None = None,
-             mode: str = "constant") -> Tensor:  # fmt: skip
-    """x with `before` and `after` elements more (fewer, where negative) on every axis, which are `value()` (default 0) or made from x."""
+def pad_with(
+    cx: Context,
+    x: Tensor,
+    before: Sequence[DimLike],
+    after: Sequence[DimLike],
+    value: Callable[[], Expr] | None = None,
+    mode: str = "constant",
+) -> Tensor:
+    """x with `before` and `after` elements more (negative: fewer) on every axis: `value()` (default 0), or made from x."""
     shape = tuple(d + b + a for d, b, a in zip(x.shape, before, after, strict=True))
     for d in shape:
         cx.require(0, "<=", d, "padding must leave no negative size")
@@ -246,7 +260,7 @@ def center_crop_pad(cx: Context, node: Node, x: Tensor, target: Tensor) -> Tenso
     return pad_with(cx, x, before, after)
 
 
-# --- blocks of pixels ---------------------------------------------------------------------------------------------------
+# --- blocks of pixels -------------------------------------------------------------------------------------------------
 @operator("DepthToSpace")
 def depth_to_space(cx: Context, node: Node, x: Tensor) -> Tensor:
     tensors(node, x)

@@ -13,7 +13,7 @@ from hasten.base.errors import ModelError
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr, op
 from hasten.lower.trace import Context, Tensor
-from hasten.ops.arguments import axes_of, axis_of, from_run, known_axes, sizes_of
+from hasten.ops.arguments import axes_of, axis_of, from_run, known_axes, scalar_of, sizes_of
 from hasten.ops.registry import Node, NoNative, operator, tensors
 
 
@@ -53,12 +53,14 @@ def size(cx: Context, node: Node, x: Tensor) -> Tensor:
     return scalar_tensor(cx, x.size)
 
 
-# --- reshapes -----------------------------------------------------------------------------------------------------------
+# --- reshapes ---------------------------------------------------------------------------------------------------------
 def reshape_target(
     cx: Context, old: tuple[DimLike, ...], wanted: tuple[DimLike, ...], allowzero: bool
 ) -> list[DimLike]:
-    """The shape that Reshape means: 0 copies a size unless `allowzero`, -1 is what remains. Sizes derived from the shapes of
-    inputs mean themselves, also where they are 0; values that only the run knows may be 0 or -1 as well."""
+    """The shape that Reshape means: 0 copies a size unless `allowzero`, -1 is what remains.
+
+    Sizes derived from the shapes of inputs mean themselves, also where they are 0; values that only the run knows
+    may be 0 or -1 as well."""
     dims: list[DimLike] = []
     for k, d in enumerate(wanted):
         if not allowzero and (isinstance(d, int) or from_run(cx, d)):
@@ -180,7 +182,7 @@ def expand(cx: Context, node: Node, x: Tensor, target: Tensor) -> Tensor:
     return cx.broadcast_to(x, cx.broadcast_shapes(x.shape, sizes_of(cx, target)))
 
 
-# --- made from sizes ----------------------------------------------------------------------------------------------------
+# --- made from sizes --------------------------------------------------------------------------------------------------
 @operator("Constant")
 def constant(cx: Context, node: Node) -> Tensor:
     kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
@@ -251,8 +253,6 @@ def eye_like(cx: Context, node: Node, x: Tensor) -> Tensor:
 
 @operator("Trilu")
 def trilu(cx: Context, node: Node, x: Tensor, k: Tensor | None = None) -> Tensor:
-    from hasten.ops.arguments import scalar_of
-
     tensors(node, x, k)
     shift = 0 if k is None else scalar_of(cx, k)
 
