@@ -1,4 +1,5 @@
-"""Pooling: windows over spatial axes reduced to their maximum, average or norm, and the global forms. RoI pooling is in ops.roi."""
+"""Pooling: windows over spatial axes reduced to their maximum, average or norm, and the global forms. RoI pooling is
+in ops.roi."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ from hasten.base.dims import DimLike
 from hasten.base.dtypes import compute_type, is_float, to_numpy
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr, op
+from hasten.kernels.scatter import ScatterElementsSpec
 from hasten.lower.trace import Context, Index, Stage, Tensor
 from hasten.ops.elementwise import refuse_complex
-from hasten.ops.geometry import Axes, Axis, guards, positions, sliding_axes
+from hasten.ops.geometry import Axes, Axis, both, guards, inside, positions, sliding_axes, spatial
 from hasten.ops.registry import Node, operator, tensors
 
 
@@ -27,8 +29,16 @@ def pool_axes(cx: Context, node: Node, x: Tensor) -> Axes:
     return sliding_axes(cx, node, x.shape[2:], kernel, bool(node.attr("ceil_mode", 0)))
 
 
-def windows(cx: Context, x: Tensor, axes: Axes, kind: str, before: Callable[[Expr], Expr] | None, default: float | int,
-            final: Callable[[Index, Expr], Expr], dtype: str | None = None) -> Tensor:  # fmt: skip
+def windows(
+    cx: Context,
+    x: Tensor,
+    axes: Axes,
+    kind: str,
+    before: Callable[[Expr], Expr] | None,
+    default: float | int,
+    final: Callable[[Index, Expr], Expr],
+    dtype: str | None = None,
+) -> Tensor:
     """final(index, reduction of before(element) over the window); outside of x the element is `default`."""
 
     def element(o: Index, r: Index, _: dict[str, Expr]) -> Expr:
@@ -50,7 +60,8 @@ def max_pool(cx: Context, node: Node, x: Tensor) -> list[Tensor | None]:
 
 
 def _indices(cx: Context, node: Node, x: Tensor, axes: Axes) -> Tensor:
-    """Flat positions of the maxima: row-major over all of x; storage_order 1: column-major within an image's channel."""
+    """Flat positions of the maxima: row-major over all of x; storage_order 1: column-major within an image's
+    channel."""
     order = list(range(len(axes)))
     if node.attr("storage_order", 0):
         order.reverse()
@@ -116,7 +127,9 @@ def lp_pool(cx: Context, node: Node, x: Tensor) -> Tensor:
     return windows(cx, x, pool_axes(cx, node, x), "sum", before, 0, lambda o, s: after(s))
 
 
-def global_pool(cx: Context, x: Tensor, kind: str, before: Callable[[Expr], Expr], after: Callable[[Expr], Expr]) -> Tensor:
+def global_pool(
+    cx: Context, x: Tensor, kind: str, before: Callable[[Expr], Expr], after: Callable[[Expr], Expr]
+) -> Tensor:
     """All spatial axes reduced to size 1."""
     refuse_complex(cx, x)
     outer = (*x.shape[:2], *[1] * (x.rank - 2))
@@ -142,3 +155,29 @@ def global_lp_pool(cx: Context, node: Node, x: Tensor) -> Tensor:
     tensors(node, x)
     before, after = _norm(int(node.attr("p", 2)))
     return global_pool(cx, x, "sum", before, after)
+
+
+@operator("MaxUnpool")
+def max_unpool(cx: Context, node: Node, x: Tensor, indices: Tensor, output_shape: Tensor | None = None) -> Tensor:
+    """Zeros with the elements of x at the positions that MaxPool gave; filled up with zeros to `output_shape`."""
+    tensors(node, x, indices, output_shape)
+    rank = x.rank - 2
+    kernel, strides = spatial(node, "kernel_shape", rank), spatial(node, "strides", rank)
+    pads = spatial(node, "pads", 2 * rank, 0)
+    shape: tuple[DimLike, ...] = x.shape[:2] + tuple(
+        (n - 1) * strides[k] + kernel[k] - pads[k] - pads[rank + k] for k, n in enumerate(x.shape[2:])
+    )
+    zeros = cx.map((D.product(shape),), x.dtype, lambda i: E.const(0, compute_type(x.dtype)))
+    flat = [cx.reshape(t, (t.size,)) for t in (indices, x)]
+    spec = ScatterElementsSpec(x.dtype, indices.dtype, "none", 1, 0)
+    y = cx.reshape(cx.kernel(spec, [zeros, *flat], [(x.dtype, zeros.shape)])[0], shape)
+    if output_shape is None:
+        return y
+
+    def inside_of(i: Index) -> Expr | None:
+        guard: Expr | None = None
+        for k, n in zip(i, shape, strict=True):
+            guard = both(guard, inside(k, n, low=False))
+        return guard
+
+    return cx.map(cx.read_ints(output_shape), x.dtype, lambda i: cx.load(y, i, inside_of(i)))

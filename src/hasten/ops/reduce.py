@@ -1,10 +1,10 @@
-"""Reductions over axes: Reduce*, ArgMax, ArgMin, Hardmax, Softmax, LogSoftmax, LpNormalization. Scans are in ops.scans."""
+"""Reductions over axes: Reduce*, ArgMax, ArgMin, Hardmax, Softmax, LogSoftmax, LpNormalization. Scans are in
+ops.scans."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Union
 
 from hasten.base import dims as D
 from hasten.base.dims import DimLike
@@ -18,7 +18,8 @@ from hasten.ops.registry import Node, NoNative, operator, tensors
 
 
 def split_index(o: Index, r: Index, axes: Sequence[int]) -> Index:
-    """The full index from that of the kept axes and that of the reduced ones (in the order of `axes`, which is ascending)."""
+    """The full index from that of the kept axes and that of the reduced ones (in the order of `axes`, which is
+    ascending)."""
     outer, inner = iter(o), iter(r)
     return tuple(next(inner) if k in axes else next(outer) for k in range(len(o) + len(r)))
 
@@ -33,13 +34,15 @@ def only(shape: Shape, axes: Sequence[int]) -> Shape:
 
 @dataclass(frozen=True)
 class RunTimeAxes:
-    """Axes to reduce that only the run knows: flags[k] is a dim, 1 where axis k is reduced, else 0; `number` of them are 1."""
+    """Axes to reduce that only the run knows: flags[k] is a dim, 1 where axis k is reduced, else 0; `number` of them
+    are 1."""
 
     flags: tuple[DimLike, ...]
     number: int
 
     def split(self, shape: Shape) -> tuple[Shape, Shape]:
-        """Sizes of the outer and the inner loops, both of full rank: an axis is in one of them and of size 1 in the other."""
+        """Sizes of the outer and the inner loops, both of full rank: an axis is in one of them and of size 1 in the
+        other."""
         outer = tuple(D.if_equal(f, 1, 1, d) for f, d in zip(self.flags, shape, strict=True))
         return outer, tuple(D.if_equal(f, 1, d, 1) for f, d in zip(self.flags, shape, strict=True))
 
@@ -54,7 +57,7 @@ class RunTimeAxes:
         return tuple(result)
 
 
-AnyAxes = Union[Sequence[int], RunTimeAxes]
+AnyAxes = Sequence[int] | RunTimeAxes
 
 
 def count_of(shape: Shape, axes: AnyAxes, dtype: str) -> Expr:
@@ -65,8 +68,15 @@ def count_of(shape: Shape, axes: AnyAxes, dtype: str) -> Expr:
     return E.cast(E.index(n), dtype)
 
 
-def reduce_axes(cx: Context, x: Tensor, axes: AnyAxes, stages: Callable[[Callable[[Index, Index], Expr]], list[Stage]],
-                final: Callable[[dict[str, Expr]], Expr], dtype: str, keep: bool) -> Tensor:  # fmt: skip
+def reduce_axes(
+    cx: Context,
+    x: Tensor,
+    axes: AnyAxes,
+    stages: Callable[[Callable[[Index, Index], Expr]], list[Stage]],
+    final: Callable[[dict[str, Expr]], Expr],
+    dtype: str,
+    keep: bool,
+) -> Tensor:
     """A reduction of x over `axes` (ascending): `stages` gets a function for the element at (outer, inner)."""
     if isinstance(axes, RunTimeAxes):
         outer, inner = axes.split(x.shape)
@@ -190,15 +200,23 @@ def arg_extreme(cx: Context, node: Node, x: Tensor) -> Tensor:
     return reduce_axes(cx, x, (axis,), stages, lambda p: p["r"], "int64", bool(node.attr("keepdims", 1)))
 
 
-def along_axis(cx: Context, x: Tensor, axis: int, stages: Callable[[Callable[[Index, Index], Expr]], list[Stage]],
-               final: Callable[[Expr, Index, dict[str, Expr]], Expr], dtype: str | None = None) -> Tensor:  # fmt: skip
-    """A result of the shape of x made from the elements of each line along `axis` and the line's stages: final(element, inner, params)."""
+def along_axis(
+    cx: Context,
+    x: Tensor,
+    axis: int,
+    stages: Callable[[Callable[[Index, Index], Expr]], list[Stage]],
+    final: Callable[[Expr, Index, dict[str, Expr]], Expr],
+    dtype: str | None = None,
+) -> Tensor:
+    """A result of the shape of x made from the elements of each line along `axis` and the line's stages:
+    final(element, inner, params)."""
     axes = (axis,)
 
     def at(o: Index, r: Index) -> Expr:
         return x.at(split_index(o, r, axes))
 
-    return cx.nest(dtype or x.dtype, without(x.shape, axes), only(x.shape, axes), stages(at), lambda o, r, p: final(at(o, r), r, p),
+    return cx.nest(dtype or x.dtype, without(x.shape, axes), only(x.shape, axes), stages(at), lambda o, r, p:
+    final(at(o, r), r, p),
                    x.shape, lambda o, r: split_index(o, r, axes))  # fmt: skip
 
 
