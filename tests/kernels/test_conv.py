@@ -66,7 +66,13 @@ def sink_for(arg):
     return sink
 
 
-def check(call: Call, level, kernel, guarded, bound) -> None:
+def looped_sink_for(arg):
+    sink = sink_for(arg)
+    sink.unroll = False
+    return sink
+
+
+def check(call: Call, level, kernel, guarded, bound, make_sink=sink_for) -> None:
     p, isa = call.problem, isa_module.get(level)
     rng = np.random.default_rng(p.channels + p.outputs + call.h)
     oh, ow = call.out()
@@ -84,7 +90,7 @@ def check(call: Call, level, kernel, guarded, bound) -> None:
         strides = {"xs_n": call.h * call.w * stride, "xs_y": call.w, "xs_x": 1, "xs_c": call.h * call.w}
 
     def emit(f, isa, arg, thread, count):
-        emit_conv(f, p, isa, arg, thread, count, sink_for(arg))
+        emit_conv(f, p, isa, arg, thread, count, make_sink(arg))
 
     compiled = kernel(level, [*conv_args(p), ("y", "ptr"), ("outputs", "i64")], emit)
     scratch = guarded(int(evaluate(conv_scratch_bytes(p, isa, call.h, call.w, oh, ow), {})), 64)
@@ -163,6 +169,11 @@ def test_every_width(kernel, guarded, bound, ow):
         check(Call(ConvProblem(3, 9, (3, 3), ow=known), 1, 3, ow, SAME), level, kernel, guarded, bound)
         place = ConvProblem(6, 24, (2, 2), ow=known, padded=False, pixel_stride=6)
         check(Call(place, 1, 4, ow + 1), level, kernel, guarded, bound)
+
+
+def test_sink_that_is_not_unrolled(level, kernel, guarded, bound):
+    for call in CALLS[:6]:
+        check(call, level, kernel, guarded, bound, looped_sink_for)
 
 
 def test_random_problems(kernel, guarded, bound, level):

@@ -197,7 +197,7 @@ class _Conv:
         f, p = self.f, self.problem
         steps = p.taps * p.group_channels
         whole = p.ow is not None and p.ow % self.plan.rows[0] == 0
-        walk = Blocks(self.plan, self.ow, not self.layout.copies, steps <= tile.UNROLLED_SINK_STEPS, whole)
+        walk = Blocks(self.plan, self.ow, not self.layout.copies, tile.unrolls(self.sink, steps), whole)
         with f.loop(columns[0], columns[1]) as unit:
             b = f.at(self.arg["weights"], unit, steps * self.plan.width * FLOAT)
             group = unit / self.panels if p.group > 1 else f.const("i64", 0)

@@ -169,8 +169,11 @@ class _Depthwise:
             self._row(row, inner, here)
 
     def _chunk(self, vectors: V) -> V:
-        """Vectors of channels taken through all rows before the next ones: input rows that several output rows need stay in
-        the first level cache where that leaves runs of memory long enough to be worth it."""
+        """Vectors of channels taken through all rows before the next ones.
+
+        Input rows that several output rows need then stay in the first level cache; where that would leave too short
+        runs of memory, all vectors are taken at once.
+        """
         f, p = self.f, self.problem
         if p.multiplier > 1:
             return f.smax(vectors, 1)

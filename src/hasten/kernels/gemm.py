@@ -181,7 +181,7 @@ class _Gemm:
         matrix = f.at(arg["b"], batch * arg["bs_b"], FLOAT)
         epilogue = Epilogue(f, self.sink, "m", "n", {"b": batch}, self.n, row_base=first)
         whole = p.m is not None and p.m % self.layout.tallest == 0
-        unrolled = p.k is not None and p.k <= tile.UNROLLED_SINK_STEPS
+        unrolled = tile.unrolls(self.sink, p.k)
         walk = Blocks(self.plan, rows, overlap=True, unrolled=unrolled, whole=whole)
         with f.loop(columns[0], columns[1]) as panel:
             column = panel * self.plan.width

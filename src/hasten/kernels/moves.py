@@ -19,8 +19,8 @@ def copy_floats(f: Function, isa: Isa, target: V, source: V, count: int | V) -> 
         with f.loop(0, whole, lanes) as i:
             f.store(f.load(t, f.at(source, i, FLOAT)), f.at(target, i, FLOAT))
     else:
-        for i in range(0, whole, lanes):
-            f.store(f.load(t, f.at(source, i, FLOAT)), f.at(target, i, FLOAT))
+        for place in range(0, whole, lanes):
+            f.store(f.load(t, f.at(source, place, FLOAT)), f.at(target, place, FLOAT))
     if not isinstance(count, int):
         with f.loop(whole, count) as i:
             f.store(f.load("float", f.at(source, i, FLOAT)), f.at(target, i, FLOAT))

@@ -9,6 +9,7 @@ A sink is a callable `sink(f, acc, where, lanes, mask)` that emits text for one 
 indices of lane 0, `mask` (None: all lanes) tells which lanes exist; the sink must not touch memory for the others. A
 sink may have a method `begin(f, column, lanes, mask)`, called before the rows of one vector of columns, for loads that
 depend on the column alone (bias): the `V` given as `column` is the very one that the calls see in `where`.
+A sink with the attribute `unroll = False` (a long one) is never emitted for every accumulator of a tile, but in a loop.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from hasten.kernels.moves import FLOAT
 
 Sink = Callable[[Function, V, dict[str, V], int, "V | None"], None]
 MIN_CHAINS = 8  # independent accumulators that hide the latency of FMA
-UNROLLED_SINK_STEPS = 384  # longer products give results through memory: the sink's text appears once, and costs < 1%
+UNROLLED_SINK_STEPS = (
+    160  # longer products give results through memory: the sink's text appears once, at 1 to 2% of time
+)
 CACHE_SETS, MAX_ROWS_OF_A_SET = 64, 4  # L1: 64 sets of 64 byte lines; rows whose addresses collide there
 
 
@@ -65,7 +68,8 @@ class Plan:
 def most_rows(isa: Isa, vectors: int) -> int:
     """Rows that a tile with that many vectors may have without spilling.
 
-    AVX-512 multiplies by a broadcast from memory; elsewhere the broadcast needs a register, and without FMA the product too.
+    AVX-512 multiplies by a broadcast from memory; elsewhere the broadcast needs a register, and without FMA the
+    product does too.
     """
     others = 4 if isa.registers >= 32 else vectors + (1 if isa.has_fma else 2)
     return min((isa.registers - others) // vectors, 28 if isa.registers >= 32 else 10)
@@ -345,6 +349,11 @@ def _emit_unrolled(f: Function, walk: Blocks, t: Tile, now: V, column: V, epilog
     epilogue.unrolled(t, now, column)
     f.jump(done)
     f.place(slow)
+
+
+def unrolls(sink: Sink, steps: int | None) -> bool:
+    """Whether full tiles of a product over that many steps give their results from registers."""
+    return steps is not None and steps <= UNROLLED_SINK_STEPS and bool(getattr(sink, "unroll", True))
 
 
 def split_range(f: Function, total: V, part: V, parts: V) -> tuple[V, V]:
