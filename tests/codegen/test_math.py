@@ -354,17 +354,20 @@ def test_an_operation_that_a_dtype_lacks():
 
 
 # --- conversions ------------------------------------------------------------------------------------------------------
+MEMORY_CASES = [(1, False), (4, False), (16, False), (64, False), (16, True)]  # lanes, denormals flushed
+
+
 def conversions(level):
     """Loads and stores of every dtype, casts between all compute types, and casts and saturations to small types."""
     key = level, "conversions"
     if key not in _CACHE:
         k = Kernels(level)
-        for stored, lanes, flush in itertools.product(SMALL_FLOATS + NARROW_INTS, (1, 4, 16, 64), (False, True)):
+        for stored, (lanes, flush) in itertools.product(SMALL_FLOATS + NARROW_INTS, MEMORY_CASES):
             name = f"{stored}_{lanes}_{flush}"
             k.add(f"load_{name}", [stored], dtypes.compute_type(stored), lanes, lambda f, v: v[0], flush)
             k.add(f"store_{name}", [dtypes.compute_type(stored)], stored, lanes, lambda f, v: v[0], flush)
         for dtype, to in itertools.product(COMPUTE, COMPUTE + SMALL_FLOATS + NARROW_INTS):
-            for op, lanes in itertools.product(("cast", "saturate"), (1, 16)):
+            for op, lanes in (("cast", 1), ("cast", 16), ("saturate", 16)):
                 out = dtypes.compute_type(to)
                 k.add_op(f"{op}_{dtype}_{to}_{lanes}", op, dtype, lanes, to, out)
         _CACHE[key] = k.load()
@@ -399,12 +402,11 @@ def equal_codes(got, want, what):
 
 
 @pytest.mark.parametrize("stored", SMALL_FLOATS)
-@pytest.mark.parametrize("flush", [False, True])
-def test_small_floats_in_memory(level, stored, flush):
+def test_small_floats_in_memory(level, stored):
     kernels = conversions(level)
     codes, floats = all_codes(stored), difficult_floats(stored)
     codes = codes[: 1 << dtypes.dtype(stored).bits]  # the upper bits of a 4-bit float mean nothing
-    for lanes in (1, 4, 16, 64):
+    for lanes, flush in MEMORY_CASES:
         got = kernels(f"load_{stored}_{lanes}_{flush}", codes)
         want = codes.astype(np.float32)
         same(got.view(np.int32)[~np.isnan(want)], want.view(np.int32)[~np.isnan(want)], f"load {stored} {lanes}")
@@ -443,21 +445,21 @@ def clipped(x, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_casts_from_floats(level, dtype):
     kernels, x = conversions(level), float_arguments(dtype)
-    for lanes in (1, 16):
-        for to in INTS:
-            for op in ("cast", "saturate"):
-                same(kernels(f"{op}_{dtype}_{to}_{lanes}", x), clipped(x, to), f"{op} {dtype} {to} {lanes}")
-        for to in NARROW_INTS:
-            compute, narrow = dtypes.compute_type(to), dtypes.to_numpy(to)
-            want = clipped(x, "int32").astype(compute).astype(narrow).astype(compute)
+    for to in INTS:
+        for op in ("cast_{}_{}_1", "cast_{}_{}_16", "saturate_{}_{}_16"):
+            same(kernels(op.format(dtype, to), x), clipped(x, to), op.format(dtype, to))
+    for to in NARROW_INTS:
+        compute, narrow = dtypes.compute_type(to), dtypes.to_numpy(to)
+        info = ml_dtypes.iinfo(narrow)
+        want = clipped(x, "int32").astype(compute).astype(narrow).astype(compute)
+        for lanes in (1, 16):
             same(kernels(f"cast_{dtype}_{to}_{lanes}", x), want, f"cast {to} {lanes}")
-            info = ml_dtypes.iinfo(narrow)
-            want = clipped(np.clip(x, info.min, info.max), compute)
-            same(kernels(f"saturate_{dtype}_{to}_{lanes}", x), want, f"saturate {to} {lanes}")
-        for to in ("float32", "float64", "bool"):
-            same(kernels(f"cast_{dtype}_{to}_{lanes}", x), x.astype(to), f"cast {to} {lanes}")
-        limited = np.clip(x, -np.finfo("f4").max, np.finfo("f4").max).astype("f4")
-        same(kernels(f"saturate_{dtype}_float32_{lanes}", x), limited, "saturate float32")
+        want = clipped(np.clip(x, info.min, info.max), compute)
+        same(kernels(f"saturate_{dtype}_{to}_16", x), want, f"saturate {to}")
+    for to, lanes in itertools.product(("float32", "float64", "bool"), (1, 16)):
+        same(kernels(f"cast_{dtype}_{to}_{lanes}", x), x.astype(to), f"cast {to} {lanes}")
+    limited = np.clip(x, -np.finfo("f4").max, np.finfo("f4").max).astype("f4")
+    same(kernels(f"saturate_{dtype}_float32_16", x), limited, "saturate float32")
 
 
 @pytest.mark.parametrize("to", SMALL_FLOATS)
@@ -471,11 +473,8 @@ def test_casts_to_small_floats(level, to):
     for dtype, x in (("float32", floats), ("float64", doubles)):
         for lanes in (1, 16):
             same(kernels(f"cast_{dtype}_{to}_{lanes}", x), x.astype(narrow).astype("f4"), f"cast {dtype} {lanes}")
-            if to == "float8_e8m0fnu":
-                want = to_float8e8m0(x)
-            else:
-                want = saturate_cast(x, narrow)
-            same(kernels(f"saturate_{dtype}_{to}_{lanes}", x), want.astype("f4"), f"saturate {dtype} {lanes}")
+        want = to_float8e8m0(x) if to == "float8_e8m0fnu" else saturate_cast(x, narrow)
+        same(kernels(f"saturate_{dtype}_{to}_16", x), want.astype("f4"), f"saturate {dtype}")
 
 
 @pytest.mark.parametrize("dtype", [*INTS, "bool"])
@@ -489,10 +488,10 @@ def test_casts_from_integers(level, dtype):
             compute, narrow = dtypes.compute_type(to), dtypes.to_numpy(to)
             want = x.astype("f4").astype(narrow) if to in SMALL_FLOATS else x.astype(compute).astype(narrow)
             same(kernels(f"cast_{dtype}_{to}_{lanes}", x), want.astype(compute), f"cast {to} {lanes}")
-        for to in INTS + NARROW_INTS:
-            info = ml_dtypes.iinfo(dtypes.to_numpy(to))
-            want = np.array([min(max(int(v), int(info.min)), int(info.max)) for v in x], dtypes.compute_type(to))
-            same(kernels(f"saturate_{dtype}_{to}_{lanes}", x), want, f"saturate {to} {lanes}")
+    for to in INTS + NARROW_INTS:
+        info = ml_dtypes.iinfo(dtypes.to_numpy(to))
+        want = np.array([min(max(int(v), int(info.min)), int(info.max)) for v in x], dtypes.compute_type(to))
+        same(kernels(f"saturate_{dtype}_{to}_16", x), want, f"saturate {to}")
 
 
 # --- masks, reductions, imports ---------------------------------------------------------------------------------------

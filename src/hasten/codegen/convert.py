@@ -64,11 +64,11 @@ _NARROW_INTS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
 # --- small floats: codes to float and back; codes are i32 with zeros above their bits ---------------------------------
 def _decode(f: Function, fmt: Format, code: V) -> V:
     """The float whose code is `code`: the bits moved to their place, the exponent rebiased."""
+    if fmt.bias == 127:
+        return from_bits(f, code << (32 - fmt.bits))
     magnitude = code & fmt.magnitude
     sign = (code & (1 << (fmt.bits - 1))) << (32 - fmt.bits)
     moved = magnitude << (23 - fmt.mantissa)
-    if fmt.bias == 127:
-        return from_bits(f, moved | sign)
     rebias = (127 - fmt.bias) << 23
     # A denormal code is read as 2^(1 - bias) (1 + mantissa); subtracting 2^(1 - bias) lets the hardware normalise it.
     denormal = from_bits(f, moved + (rebias + (1 << 23))) - 2.0 ** (1 - fmt.bias)
@@ -253,11 +253,13 @@ def _narrow_to_odd(f: Function, x: V) -> V:
 def float_to_int(f: Function, x: V, bits: int, signed: bool) -> V:
     """Truncation towards zero to integers of `bits` bits, saturating; NaN is 0."""
     t = vector(f"i{bits}", x.lanes)
-    if bits > 16:
-        return f.intrinsic("llvm.fptosi.sat" if signed else "llvm.fptoui.sat", t, [x], [t, x.type])
     low, high = _int_range(bits, signed)
-    limited = clamp_keeping_nan(f, f.select(x.is_nan(), f.const(x.type, 0), x), low, high)
-    return f.cast(f.cast(limited, "i32"), t)
+    digits = {32: 24, 64: 53}[bits_of(x.type)]
+    excess = high.bit_length() - digits  # bits of the largest integer that the float type has no room for
+    largest = high if excess <= 0 else high >> excess << excess
+    limited = clamp_keeping_nan(f, f.select(x.is_nan(), f.const(x.type, 0), x), low, largest)
+    result = f.cast(f.cast(limited, "i32"), t) if bits <= 16 else f.cast(limited, t, signed)
+    return result if excess <= 0 else f.select(x > largest, high, result)
 
 
 def _int_range(bits: int, signed: bool) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from hasten.codegen.convert import load_value, store_value
 from hasten.codegen.math_common import (
     ceil,
     copysign,
-    each_lane,
+    extreme,
     fabs,
     floor,
     is_constant,
@@ -70,19 +70,14 @@ def _comparison(of_float: str, of_signed: str, of_unsigned: str) -> Emitter:
     return lambda f, dtype, args: _compare(f, names[_kind(dtype)], *args)
 
 
-def _extreme(float_order: str, int_name: str, of_bool: str) -> Emitter:
+def _extreme(name: str, of_bool: str) -> Emitter:
     def emit(f: Function, dtype: str, args: list[V]) -> V:
-        a, b = args
         kind = _kind(dtype)
         if kind == "b":
             return _text(f, of_bool, args)
         if kind != "f":
-            return f.intrinsic(f"llvm.{'s' if kind == 'i' else 'u'}{int_name}", a.type, [a, b])
-        if is_constant(b):
-            a, b = b, a
-        # maxps returns its second operand where one is NaN; what is left is NaN in the first
-        result = f.select(_compare(f, f"fcmp {float_order}", a, b), a, b)
-        return f.select(a.is_nan(), a, result)
+            return f.intrinsic(f"llvm.{'s' if kind == 'i' else 'u'}{name}", args[0].type, args)
+        return extreme(f, name, *args)
 
     return emit
 
@@ -154,7 +149,7 @@ def _fmod(f: Function, dtype: str, args: list[V]) -> V:
     """The remainder with the sign of the dividend; 0 for integers where the divisor is 0."""
     a, b = args
     if _kind(dtype) == "f":
-        return each_lane(f, "fmodf" if dtype == "float32" else "fmod", [a, b])
+        return FLOAT_BINARY[dtype]["fmod"](f, a, b)
     return f.select(b.eq(0), 0, a - _quotient(f, dtype, a, b) * b)
 
 
@@ -251,8 +246,8 @@ OPERATIONS: dict[str, tuple[str, Emitter]] = {
     "neg": ("fiu", _neg),
     "abs": ("fiub", _abs),
     "sign": ("fiu", _sign),
-    "max": ("fiub", _extreme("ogt", "max", "or")),
-    "min": ("fiub", _extreme("olt", "min", "and")),
+    "max": ("fiub", _extreme("max", "or")),
+    "min": ("fiub", _extreme("min", "and")),
     "and": ("iub", _instruction("", "and", "and")),
     "or": ("iub", _instruction("", "or", "or")),
     "xor": ("iub", _instruction("", "xor", "xor")),

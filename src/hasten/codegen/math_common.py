@@ -7,10 +7,9 @@ type of the value beside them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
-from hasten.codegen.builder import Function, V, bits_of, element_of, vector
+from hasten.codegen.builder import Function, V, _mangle, bits_of, element_of, vector
 from hasten.codegen.isa import PORTABLE
 
 Term = V | float
@@ -51,11 +50,6 @@ def from_bits(f: Function, x: V) -> V:
     return f.bitcast(x, vector({32: "float", 64: "double"}[bits_of(x.type)], x.lanes))
 
 
-def sign_bit(x: V) -> int:
-    """The mask of the sign, as the signed number of x's bits."""
-    return -(1 << (bits_of(x.type) - 1))
-
-
 def fabs(f: Function, x: V) -> V:
     return f.intrinsic("llvm.fabs", x.type, [x])
 
@@ -68,20 +62,21 @@ def copysign(f: Function, magnitude: V, sign: V) -> V:
     return f.intrinsic("llvm.copysign", magnitude.type, [magnitude, sign])
 
 
-def flip_sign(f: Function, x: V, sign: V) -> V:
-    """x, negated where the sign bit of `sign` is set (x * copysign(1, sign))."""
-    return from_bits(f, to_bits(f, x) ^ (to_bits(f, sign) & sign_bit(x)))
-
-
-def logical_and(f: Function, a: V, b: V) -> V:
-    return f.emit(a.type, f"and {a.type} {a.name}, {b.name}")
-
-
 def clamp_keeping_nan(f: Function, x: V, low: float, high: float) -> V:
     """x limited to [low, high]; NaN stays (the operand order is that of minps and maxps, which return the second)."""
     lo, hi = f.const(x.type, low), f.const(x.type, high)
     x = f.select(lo > x, lo, x)
     return f.select(hi < x, hi, x)
+
+
+def extreme(f: Function, name: str, a: V, b: V) -> V:
+    """The maximum ("max") or minimum ("min"); NaN where one is NaN. Of two zeros it may give either ("nsz").
+
+    One instruction beside a constant or on AArch64, three otherwise.
+    """
+    symbol = f"llvm.{name}imum.{_mangle(a.type)}"
+    f.module.declare(symbol, a.type, [a.type, b.type])
+    return f.emit(a.type, f"call nsz {a.type} @{symbol}({a!r}, {b!r})")
 
 
 def any_lane(f: Function, mask: V) -> V:
@@ -156,7 +151,3 @@ def trunc(f: Function, x: V) -> V:
 
 def is_constant(x: V) -> bool:
     return not x.name.startswith("%")
-
-
-INFINITY = math.inf
-NAN = math.nan

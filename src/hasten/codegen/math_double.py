@@ -18,8 +18,10 @@ _EXP_LOW, _EXP_HIGH = -708.3964185322641, 709.782712893384
 _TINY = 2.0**-1022
 _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 
-# (exp(r) - 1 - r) / r^2 for |r| <= ln(2) / 2: Taylor's series, 2^-57
-_EXP = tuple(1 / math.factorial(k + 2) for k in range(12))
+# (exp(r) - 1 - r) / r^2 for |r| <= ln(2) / 2: minimax, 2^-61
+_EXP = (0.5, 0.1666666666666667, 0.04166666666666667, 0.008333333333326084, 0.0013888888888883711,
+        0.0001984126987500228, 2.480158732567746e-05, 2.755725517000089e-06, 2.755727347871858e-07,
+        2.5105312729622103e-08, 2.09147553258932e-09)  # fmt: skip
 # (log(m) - 2 s) / s^3 in s^2, where s = (m - 1) / (m + 1): fdlibm
 _LOG = (6.666666666666735130e-01, 3.999999999940941908e-01, 2.857142874366239149e-01, 2.222219843214978396e-01,
         1.818357216161805012e-01, 1.531383769920937332e-01, 1.479819860511658591e-01)  # fmt: skip
@@ -60,4 +62,4 @@ _FROM_LIBM = ("exp2", "expm1", "log1p", "tanh", "erf", "sin", "cos", "tan", "asi
               "asinh", "acosh", "atanh")  # fmt: skip
 
 UNARY: dict[str, Callable[[Function, V], V]] = {"exp": exp, "log": log, **{name: _libm(name) for name in _FROM_LIBM}}
-BINARY: dict[str, Callable[[Function, V, V], V]] = {name: _libm2(name) for name in ("pow", "atan2")}
+BINARY: dict[str, Callable[[Function, V, V], V]] = {name: _libm2(name) for name in ("pow", "atan2", "fmod")}

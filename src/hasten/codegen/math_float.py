@@ -61,9 +61,10 @@ _ATAN = (-0.3333332837, 0.1999971569, -0.1428034306, 0.1106123328, -0.0882146209
          0.02277761698, -0.007425363176, 0.001134522143)  # fmt: skip
 # (sinh(x) / x - 1) / x^2 for |x| <= 1: Cephes
 _SINH = (1.66667160211e-1, 8.33028376239e-3, 2.03721912945e-4)
-# of doubles: log2(m) / s in s^2 where s = (m - 1) / (m + 1): 2 / ((2k + 1) ln 2); 2^r for |r| <= 1/2: ln(2)^k / k!
-_LOG2_64 = tuple(2 / ((2 * k + 1) * _LN2) for k in range(8))
-_EXP2_64 = tuple(_LN2**k / math.factorial(k) for k in range(11))
+# of doubles, minimax: log2(m) / s in s^2 where s = (m - 1) / (m + 1), 2^-37; 2^r for |r| <= 1/2, 2^-34
+_LOG2_64 = (2.885390081790048, 0.9617966733682309, 0.5770835830070097, 0.411672687343722, 0.3407329932431587)
+_EXP2_64 = (0.9999999999595618, 0.6931471805568324, 0.24022651213498092, 0.055504109063258665, 0.009618025613318034,
+            0.0013333478473685416, 0.00015469729214118296, 1.5303700711365693e-05)  # fmt: skip
 
 
 # --- exponentials -----------------------------------------------------------------------------------------------------
@@ -304,7 +305,7 @@ def _either_nan(f: Function, a: V, b: V) -> V:
 
 # --- power ------------------------------------------------------------------------------------------------------------
 def _log2_wide(f: Function, x: V) -> V:
-    """log2 of positive floats, infinity and NaN, in double, with 40 good bits; minus infinity for 0."""
+    """log2 of positive floats, infinity and NaN, in double, with 37 good bits; minus infinity for 0."""
     wide = f.cast(x, "double")
     e = (to_bits(f, wide) - _SQRT_HALF_BITS64) >> 52
     m = from_bits(f, to_bits(f, wide) - (e << 52))
@@ -339,9 +340,21 @@ def pow(f: Function, x: V, y: V) -> V:
     return f.select(one, f.const(x.type, 1), signed)
 
 
+def fmod(f: Function, a: V, b: V) -> V:
+    """The remainder of a / b with the sign of a; exact.
+
+    A quotient below 2^28 is truncated rightly in double, and its product with b is exact there; others are libm's.
+    """
+    wide_a, wide_b = f.cast(a, "double"), f.cast(b, "double")
+    q = trunc(f, wide_a / wide_b)
+    r = copysign(f, f.cast(wide_a - q * wide_b, "float"), a)
+    common = (fabs(f, q) < 2.0**28) & (fabs(f, b) < _INFINITY)
+    return where_rare(f, ~common, r, lambda: each_lane(f, "fmodf", [a, b]))
+
+
 UNARY: dict[str, Callable[[Function, V], V]] = {
     "exp": exp, "exp2": exp2, "expm1": expm1, "log": log, "log1p": log1p, "tanh": tanh, "erf": erf,
     "sin": sin, "cos": cos, "tan": tan, "asin": asin, "acos": acos, "atan": atan,
     "sinh": sinh, "cosh": cosh, "asinh": asinh, "acosh": acosh, "atanh": atanh,
 }  # fmt: skip
-BINARY: dict[str, Callable[[Function, V, V], V]] = {"pow": pow, "atan2": atan2}
+BINARY: dict[str, Callable[[Function, V, V], V]] = {"pow": pow, "atan2": atan2, "fmod": fmod}
