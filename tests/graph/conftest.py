@@ -1,6 +1,7 @@
 """Before/after tests of passes: a model in ONNX's text form is prepared, and both forms must give the same numbers.
 
-The original runs in ONNX Runtime (the only one that knows every old opset), the prepared one in ONNX's reference evaluator.
+The original runs in ONNX Runtime (the only one that knows every old opset), the prepared one in ONNX's reference
+evaluator.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ def parse(text: str, opset: int = 17, **constants: np.ndarray) -> onnx.ModelProt
     for name, array in constants.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
         if ir_version == 3:
-            model.graph.input.append(onnx.helper.make_tensor_value_info(
-                name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape))
+            model.graph.input.append(
+                onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            )
     return model
 
 
@@ -68,11 +70,19 @@ class Prepared:
 def same(rng: np.random.Generator) -> Callable[..., Prepared]:
     """same(model or text, opset=.., x=array, ...) prepares the model, compares both forms, returns the prepared one.
 
-    Arrays named like inputs of the graph are fed; all others become initializers. Float inputs that are not given are random.
+    Arrays named like inputs of the graph are fed; all others become initializers. Float inputs that are not given are
+    random.
     """
 
-    def check(source: Any, opset: int = 17, *, tolerance: float = 1e-5, skip: Sequence[str] = (), expect: Any = None,
-              **arrays: np.ndarray) -> Prepared:
+    def check(
+        source: Any,
+        opset: int = 17,
+        *,
+        tolerance: float = 1e-5,
+        skip: Sequence[str] = (),
+        expect: Any = None,
+        **arrays: np.ndarray,
+    ) -> Prepared:
         model = source if isinstance(source, onnx.ModelProto) else parse(source, opset)
         names = {info.name for info in model.graph.input}
         if not isinstance(source, onnx.ModelProto):

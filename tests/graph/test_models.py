@@ -17,14 +17,24 @@ from hasten.frontends import load_graph
 from hasten.graph import prepare, to_text
 
 SHAPES = {
-    "audio_melspectrogram": [1, 16000], "face_mtcnn_pnet": [1, 3, 40, 50],
-    "ocr_cls_ppocr": [1, 3, 48, 192], "ocr_det_ppocrv4": [1, 3, 64, 96],
-    "ocr_rec_ppocrv4": [1, 3, 48, 160], "segment_espnet": [1, 3, 64, 128], "style_candy": [1, 3, 64, 96],
+    "audio_melspectrogram": [1, 16000],
+    "face_mtcnn_pnet": [1, 3, 40, 50],
+    "ocr_cls_ppocr": [1, 3, 48, 192],
+    "ocr_det_ppocrv4": [1, 3, 64, 96],
+    "ocr_rec_ppocrv4": [1, 3, 48, 160],
+    "segment_espnet": [1, 3, 64, 128],
+    "style_candy": [1, 3, 64, 96],
     "text_nnsplit_en": [2, 20],
 }
 FIXED = {"vad_silero": {"sr": np.array(16000, np.int64), "input": np.zeros((2, 512), np.float32)}}
-DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64, "tensor(int32)": np.int32,
-          "tensor(uint8)": np.uint8, "tensor(double)": np.float64}
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(double)": np.float64,
+}
 
 
 def session(model: bytes) -> onnxruntime.InferenceSession:
@@ -49,7 +59,9 @@ def random_feeds(runtime: Any, name: str, rng: np.random.Generator) -> dict[str,
     for info in runtime.get_inputs():
         shape = SHAPES.get(name) or [dim if isinstance(dim, int) and dim > 0 else 2 for dim in info.shape]
         dtype = np.dtype(DTYPES[info.type])
-        feeds[info.name] = rng.random(shape).astype(dtype) if dtype.kind == "f" else rng.integers(0, 100, shape).astype(dtype)
+        feeds[info.name] = (
+            rng.random(shape).astype(dtype) if dtype.kind == "f" else rng.integers(0, 100, shape).astype(dtype)
+        )
     return feeds | FIXED.get(name, {})
 
 

@@ -49,7 +49,7 @@ def test_upsample_9_and_resize_10(same):
     scales = np.array([1, 1, 1.5, 2], np.float32)
     for opset, op in ((9, "Upsample"), (10, "Resize")):
         for mode in ("nearest", "linear"):
-            done = same(f"{IMAGE} {{ y = {op}<mode=\"{mode}\">(x, scales) }}", opset, scales=scales)
+            done = same(f'{IMAGE} {{ y = {op}<mode="{mode}">(x, scales) }}', opset, scales=scales)
             assert done.node("Resize").attributes["coordinate_transformation_mode"].value == "asymmetric"
 
 
@@ -61,7 +61,9 @@ def test_topk_k_moves_to_an_input(same):
 def test_resize_with_empty_inputs(same):
     empty = np.zeros(0, np.float32)
     sizes = np.array([1, 3, 6, 8], np.int64)
-    done = same(f"{IMAGE} {{ y = Resize<mode=\"linear\">(x, roi, scales, sizes) }}", 11, roi=empty, scales=empty, sizes=sizes)
+    done = same(
+        f'{IMAGE} {{ y = Resize<mode="linear">(x, roi, scales, sizes) }}', 11, roi=empty, scales=empty, sizes=sizes
+    )
     assert [value is None for value in done.node("Resize").inputs] == [False, True, True, False]
 
 
@@ -80,29 +82,42 @@ def test_legacy_broadcast_of_unknown_rank(same, rng):
     b = rng.standard_normal(3).astype(np.float32)
     model = onnx.parser.parse_model(
         '<ir_version: 3, opset_import: ["": 6]> g (float[a,b,c] x, int64[3] s, float[3] b) => (float y) '
-        "{ r = Reshape(x, s) y = Mul<broadcast=1,axis=1>(r, b) }")
+        "{ r = Reshape(x, s) y = Mul<broadcast=1,axis=1>(r, b) }"
+    )
     same(model, x=x, b=b, s=np.array([2, 3, 4], np.int64), expect=lambda feeds: [x * b[:, None]])
 
 
 def test_prelu_slope_per_channel(same, rng):
     slope = rng.standard_normal(3).astype(np.float32)
-    same(f"{X} {{ y = PRelu(x, slope) }}", 6, slope=slope,
-         expect=lambda feeds: [np.where(feeds["x"] < 0, feeds["x"] * slope[:, None], feeds["x"]).astype(np.float32)])
+    same(
+        f"{X} {{ y = PRelu(x, slope) }}",
+        6,
+        slope=slope,
+        expect=lambda feeds: [np.where(feeds["x"] < 0, feeds["x"] * slope[:, None], feeds["x"]).astype(np.float32)],
+    )
 
 
 def test_group_norm_parameters_per_group(same, rng):
     scale, bias = rng.standard_normal((2, 2)).astype(np.float32)
-    done = same("g (float[2,6,4] x) => (float y) { y = GroupNormalization<num_groups=2>(x, scale, bias) }", 18,
-                scale=scale, bias=bias, tolerance=1e-4)
+    done = same(
+        "g (float[2,6,4] x) => (float y) { y = GroupNormalization<num_groups=2>(x, scale, bias) }",
+        18,
+        scale=scale,
+        bias=bias,
+        tolerance=1e-4,
+    )
     assert "GroupNormalization" in done.ops
 
 
 def test_scan_8_over_a_batch(same, rng):
-    body = onnx.parser.parse_graph("b (float[2] s, float[2] v) => (float[2] t, float[2] o) { t = Add(s, v) o = Mul(t, t) }")
+    body = onnx.parser.parse_graph(
+        "b (float[2] s, float[2] v) => (float[2] t, float[2] o) { t = Add(s, v) o = Mul(t, t) }"
+    )
     node = onnx.helper.make_node("Scan", ["", "s", "v"], ["t", "o"], body=body, num_scan_inputs=1)
     info = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph([node], "g", [info("s", 1, [3, 2]), info("v", 1, [3, 5, 2])],
-                                   [info("t", 1, [3, 2]), info("o", 1, [3, 5, 2])])
+    graph = onnx.helper.make_graph(
+        [node], "g", [info("s", 1, [3, 2]), info("v", 1, [3, 5, 2])], [info("t", 1, [3, 2]), info("o", 1, [3, 5, 2])]
+    )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 8)], ir_version=3)
 
     def expect(feeds):
@@ -123,13 +138,17 @@ def test_function_body_keeps_its_own_opset(same):
 
 def test_unknown_opset_is_refused():
     newest = onnx.defs.onnx_opset_version()
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {newest + 1}]> g (float[1] x) => (float[1] y) {{ y = Relu(x) }}')
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": {newest + 1}]> g (float[1] x) => (float[1] y) {{ y = Relu(x) }}'
+    )
     with pytest.raises(ModelError, match=rf"opset {newest + 1}.*1 to {newest}"):
         load_graph(model)
 
 
 def test_meaning_that_was_lost_is_refused():
-    model = onnx.parser.parse_model('<ir_version: 3, opset_import: ["": 7]> g (float[1,2,3] x, float[2] p) => (float y) '
-                                    "{ y = BatchNormalization<spatial=0>(x, p, p, p, p) }")
+    model = onnx.parser.parse_model(
+        '<ir_version: 3, opset_import: ["": 7]> g (float[1,2,3] x, float[2] p) => (float y) '
+        "{ y = BatchNormalization<spatial=0>(x, p, p, p, p) }"
+    )
     with pytest.raises(ModelError, match="spatial=0"):
         prepare(load_graph(model))

@@ -1,9 +1,9 @@
 """Structural checks of a model proto, before anything is built from it.
 
-After `ModelChecker(model, reader).run()` the following holds, or a ModelError has named the node and the value:
-opset versions are known; every value that is used is defined once in its scope; graphs have no cycles; operators of the ONNX
-domains exist in their opset with the right number of inputs and outputs and attributes of the right types; tensors are
-consistent; bodies of If, Loop and Scan have the right number of inputs and outputs.
+After `ModelChecker(model, reader).run()` the following holds, or a ModelError has named the node and the value: opset
+versions are known; every value that is used is defined once in its scope; graphs have no cycles; operators of the
+ONNX domains exist in their opset with the right number of inputs and outputs and attributes of the right types;
+tensors are consistent; bodies of If, Loop and Scan have the right number of inputs and outputs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def domain_of(name: str) -> str:
 def newest_opsets() -> dict[str, int]:
     """Newest opset version that the installed onnx knows, by domain."""
     newest: dict[str, int] = {"": onnx.defs.onnx_opset_version()}
-    for domain, (_, last) in onnx.defs.C.schema_version_map().items():  # type: ignore[attr-defined]
+    for domain, (_, last) in onnx.defs.C.schema_version_map().items():
         newest[domain_of(domain)] = max(last, newest.get(domain_of(domain), 0))
     return newest
 
@@ -69,8 +69,10 @@ class ModelChecker:
         if not model.HasField("graph"):
             raise ModelError("the file holds no graph; it is empty, damaged, or not an ONNX model")
         if not 1 <= model.ir_version <= onnx.IR_VERSION:
-            raise ModelError(f"the model has IR version {model.ir_version}; the installed onnx {onnx.__version__} knows "
-                             f"1 to {onnx.IR_VERSION}. Update onnx, or save the model for an older version")
+            raise ModelError(
+                f"the model has IR version {model.ir_version}; the installed onnx {onnx.__version__} knows "
+                f"1 to {onnx.IR_VERSION}. Update onnx, or save the model for an older version"
+            )
         self._opsets = self._read_opsets(model.opset_import, "the model", model.ir_version)
         self._register_functions()
         self._graph(model.graph, [], 0, top=True)
@@ -86,8 +88,10 @@ class ModelChecker:
             versions[domain] = entry.version
             newest = self._newest.get(domain)
             if entry.version < 1 or (newest is not None and entry.version > newest):
-                raise ModelError(f"{where} uses opset {entry.version} of {domain or 'ai.onnx'!r}; the installed onnx "
-                                 f"{onnx.__version__} knows 1 to {newest}. Update onnx, or convert the model")
+                raise ModelError(
+                    f"{where} uses opset {entry.version} of {domain or 'ai.onnx'!r}; the installed onnx "
+                    f"{onnx.__version__} knows 1 to {newest}. Update onnx, or convert the model"
+                )
         if not versions and ir_version < 3:
             versions[""] = 1
         if not versions:
@@ -113,8 +117,15 @@ class ModelChecker:
         self._graph(body, [], 0, in_function=True)
         self._opsets = outer
 
-    def _graph(self, graph: onnx.GraphProto, scopes: list[set[str]], depth: int, *, top: bool = False,
-               in_function: bool = False) -> set[str]:
+    def _graph(
+        self,
+        graph: onnx.GraphProto,
+        scopes: list[set[str]],
+        depth: int,
+        *,
+        top: bool = False,
+        in_function: bool = False,
+    ) -> set[str]:
         """Check one graph; returns the names that it takes from outer scopes."""
         if depth > MAX_NESTING:
             raise ResourceLimit(f"graphs are nested more than {MAX_NESTING} deep")
@@ -138,13 +149,20 @@ class ModelChecker:
 
     def _definitions(self, graph: onnx.GraphProto, top: bool, in_function: bool) -> set[str]:
         where = f"graph {graph.name!r}"
-        _texts(where, graph.name, *(i.name for i in graph.input), *(i.name for i in graph.output),
-               *(i.name for i in graph.value_info), *(t.name for t in graph.initializer))
+        _texts(
+            where,
+            graph.name,
+            *(i.name for i in graph.input),
+            *(i.name for i in graph.output),
+            *(i.name for i in graph.value_info),
+            *(t.name for t in graph.initializer),
+        )
         inputs: set[str] = set()
         for info in graph.input:
             if not info.name or info.name in inputs:
-                raise ModelError(f"{where}: input {info.name!r} is defined twice" if info.name
-                                 else f"{where}: an input has no name")
+                raise ModelError(
+                    f"{where}: input {info.name!r} is defined twice" if info.name else f"{where}: an input has no name"
+                )
             inputs.add(info.name)
         constants: set[str] = set()
         names = [(t.name, t) for t in graph.initializer] + [(s.values.name, None) for s in graph.sparse_initializer]
@@ -220,8 +238,16 @@ class ModelChecker:
             raise ModelError(f"{where}: values of kind {which} are not supported")
 
     def _node(self, node: onnx.NodeProto, in_function: bool) -> None:
-        _texts(describe(node), node.name, node.op_type, node.domain, node.overload, *node.input, *node.output,
-               *(attribute.name for attribute in node.attribute))
+        _texts(
+            describe(node),
+            node.name,
+            node.op_type,
+            node.domain,
+            node.overload,
+            *node.input,
+            *node.output,
+            *(attribute.name for attribute in node.attribute),
+        )
         domain = domain_of(node.domain)
         if not node.op_type:
             raise ModelError(f"{describe(node)}: it names no operator")
@@ -231,16 +257,20 @@ class ModelChecker:
         schema = None
         if not local and domain in self._newest:
             if not onnx.defs.has(node.op_type, self._opsets[domain], domain):
-                raise UnsupportedOperator(f"{describe(node)}: opset {self._opsets[domain]} of {domain or 'ai.onnx'!r} "
-                                          f"has no operator {node.op_type!r}")
+                raise UnsupportedOperator(
+                    f"{describe(node)}: opset {self._opsets[domain]} of {domain or 'ai.onnx'!r} "
+                    f"has no operator {node.op_type!r}"
+                )
             schema = onnx.defs.get_schema(node.op_type, self._opsets[domain], domain)
             self._arity(node, schema)
         self._attributes(node, schema, in_function)
         self._bodies(node)
 
     def _arity(self, node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> None:
-        for kind, names, low, high in (("inputs", node.input, schema.min_input, schema.max_input),
-                                       ("outputs", node.output, schema.min_output, schema.max_output)):
+        for kind, names, low, high in (
+            ("inputs", node.input, schema.min_input, schema.max_input),
+            ("outputs", node.output, schema.min_output, schema.max_output),
+        ):
             if not low <= len(names) <= high:
                 wanted = f"{low}" if low == high else f"{low} to {'any number' if high > 1 << 30 else high}"
                 raise ModelError(f"{describe(node)}: has {len(names)} {kind}, the operator takes {wanted}")
@@ -265,8 +295,10 @@ class ModelChecker:
             if attribute.type not in _KNOWN_ATTRIBUTE_TYPES:
                 raise ModelError(f"{where}: unknown attribute type {attribute.type}")
             if formal is not None and attribute.type != formal.type.value:
-                raise ModelError(f"{where}: is of type {_A.AttributeType.Name(attribute.type)}, "
-                                 f"the operator takes {formal.type.name}")
+                raise ModelError(
+                    f"{where}: is of type {_A.AttributeType.Name(attribute.type)}, "
+                    f"the operator takes {formal.type.name}"
+                )
             if not attribute.ref_attr_name:
                 self._attribute_value(attribute, where)
         for name, formal in (schema.attributes if schema else {}).items():
@@ -334,7 +366,7 @@ class ModelChecker:
             raise ModelError(f"{describe(graph.node[stuck])}: depends on its own output; the graph has a cycle")
 
 
-def _texts(where: str, *texts: str) -> None:
+def _texts(where: str, *texts: str | bytes) -> None:
     """Names that are not valid UTF-8 come out of protobuf as bytes."""
     for text in texts:
         if isinstance(text, bytes):

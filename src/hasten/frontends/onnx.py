@@ -1,7 +1,9 @@
-"""Reads ONNX models: `load_graph` turns a path, bytes, a ModelProto or an onnx_ir.Model into one checked onnx_ir.Model.
+"""Reads ONNX models: `load_graph` turns a path, bytes, a ModelProto or an onnx_ir.Model into one checked
+onnx_ir.Model.
 
-A model file is untrusted input. Whatever is wrong with it becomes a ModelError (or ResourceLimit) that says where; nothing
-outside of the model's folder is read, and nothing is allocated before its size was checked against what the file holds.
+A model file is untrusted input. Whatever is wrong with it becomes a ModelError (or ResourceLimit) that says where;
+nothing outside of the model's folder is read, and nothing is allocated before its size was checked against what the
+file holds.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-import google.protobuf.message
 import onnx
 import onnx_ir as ir
 
@@ -20,12 +21,25 @@ from hasten.frontends.tensors import TensorReader
 MAX_FILE_BYTES = (1 << 31) - 1
 MAP_TYPE_KEY = "hasten.map_type"
 
-_DAMAGE = (UnicodeDecodeError, ValueError, TypeError, KeyError, IndexError, OverflowError, RuntimeError,
-           RecursionError, NotImplementedError, AssertionError, AttributeError)
+_DAMAGE = (
+    UnicodeDecodeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    RuntimeError,
+    RecursionError,
+    NotImplementedError,
+    AssertionError,
+    AttributeError,
+)
 
 
 def load_graph(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model, *, base_dir: str | os.PathLike[str] | None = None
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model,
+    *,
+    base_dir: str | os.PathLike[str] | None = None,
 ) -> ir.Model:
     """Read and check a model; returns a model of its own that later stages may change.
 
@@ -33,8 +47,8 @@ def load_graph(
     base_dir: folder of external data when `model` is not a path (a path's own folder is used otherwise).
 
     In the result every constant is in memory or mapped (`value.const_value.numpy()` costs nothing), nodes are sorted,
-    initializers are never graph inputs, sparse tensors are dense, and every operator has the inputs, outputs and attribute
-    types that its opset asks for. Errors: ModelError, UnsupportedOperator, ResourceLimit.
+    initializers are never graph inputs, sparse tensors are dense, and every operator has the inputs, outputs and
+    attribute types that its opset asks for. Errors: ModelError, UnsupportedOperator, ResourceLimit.
     """
     try:
         if isinstance(model, ir.Model):
@@ -72,8 +86,9 @@ def _read(path: str) -> bytes:
     if size == 0:
         raise ModelError(f"the model file {path!r} is empty")
     if size > MAX_FILE_BYTES:
-        raise ResourceLimit(f"the model file {path!r} has {size} bytes; protobuf allows {MAX_FILE_BYTES}. "
-                            "Save it with external data")
+        raise ResourceLimit(
+            f"the model file {path!r} has {size} bytes; protobuf allows {MAX_FILE_BYTES}. Save it with external data"
+        )
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -85,7 +100,7 @@ def _parse(data: bytes, source: str) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
-    except google.protobuf.message.DecodeError:
+    except Exception:  # protobuf's DecodeError; its implementations do not agree where it lives
         raise ModelError(f"{source} is not an ONNX model: it is truncated, damaged, or of another format") from None
     return proto
 
@@ -116,7 +131,9 @@ def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
 
 
 def _normalize(graph: onnx.GraphProto, reader: TensorReader) -> None:
-    """Bring what onnx_ir does not take into a form it takes: sparse tensors, map types, negative dims, repeated outputs."""
+    """Bring what onnx_ir does not take into a form it takes: sparse tensors, map types, negative dims, repeated
+    outputs.
+    """
     for sparse in graph.sparse_initializer:
         graph.initializer.append(reader.densify(sparse, f"sparse initializer {sparse.values.name!r}"))
     graph.ClearField("sparse_initializer")
@@ -133,8 +150,7 @@ def _normalize(graph: onnx.GraphProto, reader: TensorReader) -> None:
 
 def _normalize_type(info: onnx.ValueInfoProto) -> None:
     if _has_map(info.type):
-        text = onnx.helper.printable_type(info.type) if info.type.HasField("tensor_type") else _type_text(info.type)
-        info.metadata_props.add(key=MAP_TYPE_KEY, value=text)
+        info.metadata_props.add(key=MAP_TYPE_KEY, value=_type_text(info.type))
         info.ClearField("type")
         return
     if info.type.HasField("tensor_type"):
@@ -148,7 +164,9 @@ def _normalize_type(info: onnx.ValueInfoProto) -> None:
 
 def _has_map(kind: onnx.TypeProto) -> bool:
     which = kind.WhichOneof("value")
-    return which == "map_type" or (which in ("sequence_type", "optional_type") and _has_map(getattr(kind, which).elem_type))
+    return which == "map_type" or (
+        which in ("sequence_type", "optional_type") and _has_map(getattr(kind, which).elem_type)
+    )
 
 
 def _type_text(kind: onnx.TypeProto) -> str:
@@ -179,7 +197,7 @@ def _split_repeated_outputs(graph: onnx.GraphProto) -> None:
 
 
 def _detach_tensors(proto: onnx.ModelProto, reader: TensorReader, tensors: list[ir.TensorProtocol]) -> None:
-    """Read all tensors and leave placeholders (an int32 index into `tensors`) in the proto: no payload is held twice."""
+    """Read all tensors; an int32 index into `tensors` takes the place of each, so that no payload is held twice."""
     for graph in _graphs(proto):
         for tensor in graph.initializer:
             _detach(tensor, f"initializer {tensor.name!r}", reader, tensors)
@@ -223,7 +241,7 @@ def _attach_tensors(model: ir.Model, tensors: list[ir.TensorProtocol]) -> None:
             assert value.const_value is not None
             value.const_value = restored(value.const_value)
             value.type = ir.TensorType(value.const_value.dtype)
-            value.shape = value.const_value.shape
+            value.shape = ir.Shape(value.const_value.shape.numpy())
         for node in graph:
             for name, attribute in list(node.attributes.items()):
                 if attribute.is_ref():
@@ -246,7 +264,7 @@ def _from_ir(model: ir.Model) -> ir.Model:
             if not isinstance(value.const_value, ir.StringTensor):
                 value.const_value = ir.Tensor(value.const_value.numpy(), dtype=value.const_value.dtype, name=value.name)
             value.type = ir.TensorType(value.const_value.dtype)
-            value.shape = value.const_value.shape
+            value.shape = ir.Shape(value.const_value.shape.numpy())
     ModelChecker(_skeleton(copy), TensorReader()).run()
     return _finish(copy, sort=True)
 

@@ -1,7 +1,8 @@
 """Tensors of a model file become NumPy arrays: every size is checked before a byte is allocated or read.
 
-A `TensorProto` is untrusted: its dims may be negative, overflow, or promise more than its payload holds, and its external
-data may point anywhere. `TensorReader` refuses all of that with a ModelError (or ResourceLimit) that names the tensor.
+A `TensorProto` is untrusted: its dims may be negative, overflow, or promise more than its payload holds, and its
+external data may point anywhere. `TensorReader` refuses all of that with a ModelError (or ResourceLimit) that names
+the tensor.
 """
 
 from __future__ import annotations
@@ -65,8 +66,13 @@ def _typed_field(dtype: ir.DataType) -> tuple[str, int]:
     code = dtype.value
     if code in (_T.COMPLEX64, _T.COMPLEX128):
         return ("float_data" if code == _T.COMPLEX64 else "double_data"), 2
-    for codes, field in ((_FLOATS, "float_data"), (_DOUBLES, "double_data"), (_INT64, "int64_data"),
-                         (_UINT64, "uint64_data"), ({_T.STRING}, "string_data")):
+    for codes, field in (
+        (_FLOATS, "float_data"),
+        (_DOUBLES, "double_data"),
+        (_INT64, "int64_data"),
+        (_UINT64, "uint64_data"),
+        ({_T.STRING}, "string_data"),
+    ):
         if code in codes:
             return field, 1
     return "int32_data", 1
@@ -102,11 +108,15 @@ class TensorReader:
             wanted = byte_count(count, dtype) if packed else count * per_element
             got, unit = len(getattr(tensor, field)), f"entries in {field}"
             if any(len(getattr(tensor, other)) for other in _FIELDS if other != field):
-                raise ModelError(f"{where}: a tensor of {dtype.name.lower()} keeps its values in {field}, "
-                                 "the file has values in another field")
+                raise ModelError(
+                    f"{where}: a tensor of {dtype.name.lower()} keeps its values in {field}, "
+                    "the file has values in another field"
+                )
         if wanted != got:
-            raise ModelError(f"{where}: shape {list(tensor.dims)} of {dtype.name.lower()} needs {wanted} {unit}, "
-                             f"the file holds {got}; it is truncated or damaged")
+            raise ModelError(
+                f"{where}: shape {list(tensor.dims)} of {dtype.name.lower()} needs {wanted} {unit}, "
+                f"the file holds {got}; it is truncated or damaged"
+            )
         return dtype
 
     def read(self, tensor: onnx.TensorProto, where: str) -> ir.TensorProtocol:
@@ -134,10 +144,12 @@ class TensorReader:
             raise ModelError(f"{where}: its shape needs {wanted} bytes, its external data entry says {size}")
         data = self._map(path, where)
         if offset < 0 or offset + wanted > data.size:
-            raise ModelError(f"{where}: needs bytes {offset}..{offset + wanted} of {path}, "
-                             f"which has {data.size}; the data file is truncated or of another model")
+            raise ModelError(
+                f"{where}: needs bytes {offset}..{offset + wanted} of {path}, "
+                f"which has {data.size}; the data file is truncated or of another model"
+            )
         # A tensor proto that carries the bytes as raw data decodes packed types for us; plain types are views.
-        part = data[offset:offset + wanted]
+        part = data[offset : offset + wanted]
         if dtype.bitwidth >= 8 and dtype != ir.DataType.BOOL:
             return part.view(dtype.numpy()).reshape(tuple(tensor.dims))
         packed = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=part.tobytes())
@@ -145,16 +157,19 @@ class TensorReader:
 
     def _inside_folder(self, location: str, where: str) -> str:
         if self._folder is None:
-            raise ModelError(f"{where}: keeps its values in the file {location!r}, but the model came without a folder; "
-                             "compile it from its path, or load its external data first")
+            raise ModelError(
+                f"{where}: keeps its values in the file {location!r}, but the model came without a folder; "
+                "compile it from its path, or load its external data first"
+            )
         if not location or "\0" in location or os.path.isabs(location) or ":" in location or "\\" in location:
             raise ModelError(f"{where}: external data location {location!r} is not a relative path")
         if ".." in Path(location).parts:
             raise ModelError(f"{where}: external data location {location!r} leads out of the model's folder")
         path = Path(os.path.realpath(self._folder / location))
         if not path.is_relative_to(self._folder):
-            raise ModelError(f"{where}: external data location {location!r} leads out of the model's folder "
-                             "through a link")
+            raise ModelError(
+                f"{where}: external data location {location!r} leads out of the model's folder through a link"
+            )
         if not path.exists():
             raise ModelError(f"{where}: its external data file {path} is missing")
         if not path.is_file():
@@ -179,15 +194,16 @@ class TensorReader:
         if dtype == ir.DataType.STRING or dtype.bitwidth < 8:
             raise ModelError(f"{where}: sparse tensors of {dtype.name.lower()} are not supported")
         if byte_count(count, dtype) > MAX_SPARSE_BYTES:
-            raise ResourceLimit(f"{where}: a dense copy needs {byte_count(count, dtype)} bytes, "
-                                f"the limit is {MAX_SPARSE_BYTES}")
+            raise ResourceLimit(
+                f"{where}: a dense copy needs {byte_count(count, dtype)} bytes, the limit is {MAX_SPARSE_BYTES}"
+            )
         values = self.read(sparse.values, where).numpy().reshape(-1)
         indices = self.read(sparse.indices, where).numpy()
         dims = tuple(sparse.dims)
         if indices.ndim == 2 and indices.shape == (values.size, len(dims)):
             if np.any(indices < 0) or np.any(indices >= np.asarray(dims, np.int64)):
                 raise ModelError(f"{where}: an index lies outside of the shape {list(dims)}")
-            strides = [math.prod(dims[axis + 1:]) for axis in range(len(dims))]
+            strides = [math.prod(dims[axis + 1 :]) for axis in range(len(dims))]
             indices = indices @ np.asarray(strides, np.int64)
         if indices.shape != values.shape:
             raise ModelError(f"{where}: {values.size} values but indices of shape {list(indices.shape)}")

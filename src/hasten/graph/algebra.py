@@ -1,7 +1,7 @@
 """Scalar formulas in a graph, recognized by value and not by shape: a value becomes a polynomial over named atoms.
 
-`Formula(atoms).of(value)` follows Add, Sub, Mul, Div, Neg and Pow by constants back to the atoms, so every way of writing
-0.5 * x * (1 + t) gives the same polynomial {(x,): 0.5, (t, x): 0.5}. Patterns then compare coefficients.
+`Formula(atoms).of(value)` follows Add, Sub, Mul, Div, Neg and Pow by constants back to the atoms, so every way of
+writing 0.5 * x * (1 + t) gives the same polynomial {(x,): 0.5, (t, x): 0.5}. Patterns then compare coefficients.
 """
 
 from __future__ import annotations
@@ -89,8 +89,10 @@ def same(found: Polynomial | None, wanted: Polynomial, tolerance: float = 1e-3) 
     """Whether two polynomials agree, each coefficient within a relative tolerance (constants are stored rounded)."""
     if found is None:
         return False
-    return all(abs(found.get(m, 0.0) - wanted.get(m, 0.0)) <= tolerance * abs(wanted.get(m, 0.0)) + 1e-9
-               for m in {**found, **wanted})
+    return all(
+        abs(found.get(m, 0.0) - wanted.get(m, 0.0)) <= tolerance * abs(wanted.get(m, 0.0)) + 1e-9
+        for m in {**found, **wanted}
+    )
 
 
 def operands(value: ir.Value | None, depth: int = 4) -> Iterator[ir.Value]:

@@ -1,7 +1,7 @@
 """Passes that remove what computes nothing: identities, no-op nodes, pairs that cancel, repeated work.
 
-Each takes the model's editor and returns the number of changes. None of them changes a result by a single bit, except that
-adding zero turns -0.0 into 0.0 and dropping the addition does not.
+Each takes the model's editor and returns the number of changes. None of them changes a result by a single bit, except
+that adding zero turns -0.0 into 0.0 and dropping the addition does not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from hasten.graph.edit import Editor, attribute, constant, control_graphs, input
 from hasten.graph.facts import Facts
 
 _BIG = 1 << 31
-_RANDOM = frozenset(["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"])
+_RANDOM = frozenset(
+    ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"]
+)
 _SHAPE_OPS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
@@ -81,10 +83,24 @@ def _always(node: ir.Node, facts: Facts) -> bool:
 
 
 _NO_OPS: dict[str, Callable[[ir.Node, Facts], bool]] = {
-    "Identity": _always, "Dropout": _is_dropout_off, "Cast": _is_same_cast, "CastLike": _is_same_cast_like,
-    "Transpose": _is_identity_transpose, "Slice": _is_full_slice, "Pad": _is_empty_pad, "Expand": _is_same_expand,
-    "Add": _is_neutral, "Sub": _is_neutral, "Mul": _is_neutral, "Div": _is_neutral, "Pow": _is_neutral,
-    "Concat": _is_single, "Sum": _is_single, "Max": _is_single, "Min": _is_single, "Mean": _is_single,
+    "Identity": _always,
+    "Dropout": _is_dropout_off,
+    "Cast": _is_same_cast,
+    "CastLike": _is_same_cast_like,
+    "Transpose": _is_identity_transpose,
+    "Slice": _is_full_slice,
+    "Pad": _is_empty_pad,
+    "Expand": _is_same_expand,
+    "Add": _is_neutral,
+    "Sub": _is_neutral,
+    "Mul": _is_neutral,
+    "Div": _is_neutral,
+    "Pow": _is_neutral,
+    "Concat": _is_single,
+    "Sum": _is_single,
+    "Max": _is_single,
+    "Min": _is_single,
+    "Mean": _is_single,
 }
 
 
@@ -191,11 +207,18 @@ def _key(node: ir.Node) -> Any:
                 return None
             value = (value.dtype, tuple(value.shape), value.numpy().tobytes())
         attributes.append((name, tuple(value) if isinstance(value, (list, tuple)) else value))
-    return (node.domain, node.op_type, tuple(id(v) if v is not None else None for v in node.inputs), tuple(attributes),
-            len(node.outputs))
+    return (
+        node.domain,
+        node.op_type,
+        tuple(id(v) if v is not None else None for v in node.inputs),
+        tuple(attributes),
+        len(node.outputs),
+    )
 
 
-_PLAIN_ATTRIBUTES = frozenset(ir.AttributeType[name] for name in ("INT", "INTS", "FLOAT", "FLOATS", "STRING", "STRINGS", "TENSOR"))
+_PLAIN_ATTRIBUTES = frozenset(
+    ir.AttributeType[name] for name in ("INT", "INTS", "FLOAT", "FLOATS", "STRING", "STRINGS", "TENSOR")
+)
 
 
 def _share_constants(edit: Editor) -> int:

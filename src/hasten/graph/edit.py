@@ -1,7 +1,7 @@
 """Small tools that every pass uses to change a graph: constants, new nodes with unique names, replacing nodes.
 
-Attributes are read with `attribute(node, name, default)`, written with plain Python values through `ir.node`'s conversion.
-A graph output keeps its name whatever happens to the node that computes it: `replace` sees to that.
+Attributes are read with `attribute(node, name, default)`, written with plain Python values through `ir.node`'s
+conversion. A graph output keeps its name whatever happens to the node that computes it: `replace` sees to that.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ _CONTROL = ("If", "Loop", "Scan", "SequenceMap")
 def control_graphs(graph: ir.Graph) -> list[ir.Graph]:
     """A graph and the graphs nested in it through control flow, outermost first.
 
-    Graphs that other operators carry (a score function, say) are not among them: whoever runs such an operator takes its
-    graph as a whole, so it must not come to use values of the outer scope.
+    Graphs that other operators carry (a score function, say) are not among them: whoever runs such an operator takes
+    its graph as a whole, so it must not come to use values of the outer scope.
     """
     found = [graph]
     for current in found:
@@ -155,8 +155,16 @@ class Editor:
         """A scalar of a given dtype as an initializer."""
         return self.constant(np.asarray(number).astype(dtype.numpy()), base, dtype)
 
-    def before(self, anchor: ir.Node, op_type: str, inputs: Sequence[ir.Value | None],
-               attributes: Mapping[str, Any] | None = None, *, outputs: int = 1, suffix: str = "") -> ir.Node:
+    def before(
+        self,
+        anchor: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        outputs: int = 1,
+        suffix: str = "",
+    ) -> ir.Node:
         """A new node right before `anchor`, named after it."""
         base = anchor.name or (anchor.outputs[0].name if anchor.outputs else None) or anchor.op_type
         base = f"{base}/{suffix or op_type}"
@@ -170,8 +178,15 @@ class Editor:
         graph.insert_before(anchor, node)
         return node
 
-    def value_before(self, anchor: ir.Node, op_type: str, inputs: Sequence[ir.Value | None],
-                     attributes: Mapping[str, Any] | None = None, *, suffix: str = "") -> ir.Value:
+    def value_before(
+        self,
+        anchor: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        suffix: str = "",
+    ) -> ir.Value:
         """The only output of a new node right before `anchor`."""
         return self.before(anchor, op_type, inputs, attributes, suffix=suffix).outputs[0]
 

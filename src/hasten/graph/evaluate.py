@@ -1,7 +1,8 @@
 """The value of one node with constant inputs, in NumPy, for constant folding.
 
-`evaluate(node, arrays)` returns the output arrays, or None when the operator is not one that is folded, the result would be
-too large, or the values are impossible (the run reports that then, not the compiler). Sizes are bounded before computing.
+`evaluate(node, arrays)` returns the output arrays, or None when the operator is not one that is folded, the result
+would be too large, or the values are impossible (the run reports that then, not the compiler). Sizes are bounded
+before computing.
 """
 
 from __future__ import annotations
@@ -41,8 +42,20 @@ def evaluate(node: ir.Node, arrays: Arrays) -> list[np.ndarray] | None:
             else:
                 _broadcast_bytes(arrays, limit)
                 results = _by_reference(node, arrays)
-    except (TooLarge, ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError, MemoryError,
-            AttributeError, RuntimeError, NotImplementedError, AssertionError):
+    except (
+        TooLarge,
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        ZeroDivisionError,
+        MemoryError,
+        AttributeError,
+        RuntimeError,
+        NotImplementedError,
+        AssertionError,
+    ):
         return None
     if results is None:
         return None
@@ -152,7 +165,7 @@ def _gather(node: ir.Node, x: _Limited) -> Any:
     size = data.shape[axis]
     if np.any(indices < -size) or np.any(indices >= size):
         return None
-    x.room(data.shape[:axis] + indices.shape + data.shape[axis + 1:], data.dtype)
+    x.room(data.shape[:axis] + indices.shape + data.shape[axis + 1 :], data.dtype)
     return np.take(data, indices, axis=axis)
 
 
@@ -205,7 +218,7 @@ def _pad(node: ir.Node, x: _Limited) -> Any:
 
 
 def _shape(node: ir.Node, x: _Limited) -> Any:
-    return np.asarray(x[0].shape[attribute(node, "start", 0):attribute(node, "end")], np.int64)
+    return np.asarray(x[0].shape[attribute(node, "start", 0) : attribute(node, "end")], np.int64)
 
 
 def _unsqueeze(node: ir.Node, x: _Limited) -> Any:
@@ -247,38 +260,79 @@ def _concat(node: ir.Node, x: _Limited) -> Any:
 
 _TABLE: dict[str, Callable[[ir.Node, _Limited], Any]] = {
     "Identity": lambda node, x: x[0],
-    "Add": _elementwise(np.add), "Sub": _elementwise(np.subtract), "Mul": _elementwise(np.multiply),
-    "Div": _elementwise(_divide), "Pow": _elementwise(_power), "Neg": _elementwise(np.negative),
-    "Abs": _elementwise(np.abs), "Sqrt": _elementwise(np.sqrt), "Exp": _elementwise(np.exp), "Log": _elementwise(np.log),
-    "Floor": _elementwise(np.floor), "Ceil": _elementwise(np.ceil), "Equal": _elementwise(np.equal),
-    "Greater": _elementwise(np.greater), "Less": _elementwise(np.less), "GreaterOrEqual": _elementwise(np.greater_equal),
-    "LessOrEqual": _elementwise(np.less_equal), "And": _elementwise(np.logical_and), "Or": _elementwise(np.logical_or),
-    "Xor": _elementwise(np.logical_xor), "Not": _elementwise(np.logical_not), "Where": _elementwise(np.where),
-    "Max": _folded(np.maximum), "Min": _folded(np.minimum), "Sum": _folded(np.add),
-    "Reciprocal": _elementwise(lambda a: (1 / a).astype(a.dtype)), "Relu": _elementwise(lambda a: np.maximum(a, a.dtype.type(0))),
-    "Sign": _elementwise(np.sign), "Tanh": _elementwise(np.tanh), "Sin": _elementwise(np.sin), "Cos": _elementwise(np.cos),
-    "Cast": _cast, "Reshape": _reshape, "Transpose": lambda node, x: np.transpose(x[0], attribute(node, "perm")).copy(),
-    "Slice": _slice, "Gather": _gather, "Split": _split, "Expand": _expand, "Tile": _tile, "Pad": _pad, "Range": _range,
-    "ConstantOfShape": _constant_of_shape, "Shape": _shape, "Size": lambda node, x: np.asarray(x[0].size, np.int64),
-    "Unsqueeze": _unsqueeze, "Squeeze": _squeeze, "Flatten": _flatten, "MatMul": _matmul, "Concat": _concat,
+    "Add": _elementwise(np.add),
+    "Sub": _elementwise(np.subtract),
+    "Mul": _elementwise(np.multiply),
+    "Div": _elementwise(_divide),
+    "Pow": _elementwise(_power),
+    "Neg": _elementwise(np.negative),
+    "Abs": _elementwise(np.abs),
+    "Sqrt": _elementwise(np.sqrt),
+    "Exp": _elementwise(np.exp),
+    "Log": _elementwise(np.log),
+    "Floor": _elementwise(np.floor),
+    "Ceil": _elementwise(np.ceil),
+    "Equal": _elementwise(np.equal),
+    "Greater": _elementwise(np.greater),
+    "Less": _elementwise(np.less),
+    "GreaterOrEqual": _elementwise(np.greater_equal),
+    "LessOrEqual": _elementwise(np.less_equal),
+    "And": _elementwise(np.logical_and),
+    "Or": _elementwise(np.logical_or),
+    "Xor": _elementwise(np.logical_xor),
+    "Not": _elementwise(np.logical_not),
+    "Where": _elementwise(np.where),
+    "Max": _folded(np.maximum),
+    "Min": _folded(np.minimum),
+    "Sum": _folded(np.add),
+    "Reciprocal": _elementwise(lambda a: (1 / a).astype(a.dtype)),
+    "Relu": _elementwise(lambda a: np.maximum(a, a.dtype.type(0))),
+    "Sign": _elementwise(np.sign),
+    "Tanh": _elementwise(np.tanh),
+    "Sin": _elementwise(np.sin),
+    "Cos": _elementwise(np.cos),
+    "Cast": _cast,
+    "Reshape": _reshape,
+    "Transpose": lambda node, x: np.transpose(x[0], attribute(node, "perm")).copy(),
+    "Slice": _slice,
+    "Gather": _gather,
+    "Split": _split,
+    "Expand": _expand,
+    "Tile": _tile,
+    "Pad": _pad,
+    "Range": _range,
+    "ConstantOfShape": _constant_of_shape,
+    "Shape": _shape,
+    "Size": lambda node, x: np.asarray(x[0].size, np.int64),
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": _squeeze,
+    "Flatten": _flatten,
+    "MatMul": _matmul,
+    "Concat": _concat,
     "CastLike": lambda node, x: x[0].astype(x[1].dtype) if x[1].dtype.kind in "fiub" else None,
-    "ReduceSum": _reduction(np.sum), "ReduceMax": _reduction(np.max), "ReduceMin": _reduction(np.min),
-    "ReduceProd": _reduction(np.prod), "ReduceMean": _reduction(np.mean),
+    "ReduceSum": _reduction(np.sum),
+    "ReduceMax": _reduction(np.max),
+    "ReduceMin": _reduction(np.min),
+    "ReduceProd": _reduction(np.prod),
+    "ReduceMean": _reduction(np.mean),
 }
 
-# Operators whose results are not larger than their broadcast inputs; the reference implementation is fast enough for them.
-_BY_REFERENCE = frozenset("""
+# Results of these are not larger than their broadcast inputs; the reference implementation is fast enough for them.
+_BY_REFERENCE = frozenset(
+    """
     Acos Acosh Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Celu Clip Cosh Elu Erf Gelu
-    HardSigmoid HardSwish IsInf IsNaN LeakyRelu Mean Mish Mod Round Selu Sigmoid Sinh Softplus Softsign Tan ThresholdedRelu
-    """.split())
+    HardSigmoid HardSwish IsInf IsNaN LeakyRelu Mean Mish Mod Round Selu Sigmoid Sinh Softplus Softsign Tan
+    ThresholdedRelu
+""".split()
+)
 
 
 def _by_reference(node: ir.Node, arrays: Arrays) -> list[np.ndarray]:
-    import onnx
+    import onnx.defs
     from onnx.reference import ReferenceEvaluator
 
     names = [f"i{index}" if array is not None else "" for index, array in enumerate(arrays)]
     proto = onnx.NodeProto(op_type=node.op_type, input=names, output=[f"o{i}" for i in range(len(node.outputs))])
-    proto.attribute.extend(ir.serde.serialize_attribute(a) for a in node.attributes.values())  # type: ignore[arg-type]
+    proto.attribute.extend(ir.serde.serialize_attribute(a) for a in node.attributes.values())
     evaluator = ReferenceEvaluator(proto, opsets={"": onnx.defs.onnx_opset_version()})
     return list(evaluator.run(None, {name: array for name, array in zip(names, arrays, strict=True) if name}))

@@ -1,7 +1,9 @@
-"""What is known of values without full type inference: element types and ranks, from graph inputs and constants forwards.
+"""What is known of values without full type inference: element types and ranks, from graph inputs and constants
+forwards.
 
-Declared types of intermediate values are not used (files lie about them). Unknown means None; whoever asks must then leave
-the graph as it is, or write nodes that are right for every type. The real inference, with symbolic shapes, belongs to `ops`.
+Declared types of intermediate values are not used (files lie about them). Unknown means None; whoever asks must then
+leave the graph as it is, or write nodes that are right for every type. The real inference, with symbolic shapes,
+belongs to `ops`.
 """
 
 from __future__ import annotations
@@ -13,21 +15,41 @@ import onnx
 import onnx.defs
 import onnx_ir as ir
 
-from hasten.graph.edit import all_graphs, attribute, constant, input_of, ints
+from hasten.graph.edit import all_graphs, attribute, input_of, ints
 
-_SAME_RANK = frozenset("""
-    Abs Acos Acosh Asin Asinh Atan Atanh AveragePool BatchNormalization BitwiseNot Cast CastLike Ceil Celu Clip Concat Conv
-    ConvInteger ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Dropout Elu Erf Exp Floor Gelu GlobalAveragePool
-    GlobalLpPool GlobalMaxPool GroupNormalization HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN LRN
-    LayerNormalization LeakyRelu Log LogSoftmax LpNormalization LpPool MaxPool MeanVarianceNormalization Mish Neg Not PRelu
-    Pad QLinearConv QuantizeLinear RMSNormalization Reciprocal Relu Resize ReverseSequence Round ScatterElements ScatterND
-    Selu Shrink Sigmoid Sign Sin Sinh Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Swish Tan Tanh ThresholdedRelu
-    Tile TopK Trilu Upsample""".split())
-_BROADCAST = frozenset("""
-    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or
-    Pow Sub Sum Where Xor""".split())
-_REDUCE = frozenset(["ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
-                     "ReduceProd", "ReduceSum", "ReduceSumSquare", "ArgMax", "ArgMin"])
+_SAME_RANK = frozenset(
+    """
+    Abs Acos Acosh Asin Asinh Atan Atanh AveragePool BatchNormalization BitwiseNot Cast CastLike Ceil Celu Clip
+    Concat Conv ConvInteger ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Dropout Elu Erf Exp Floor
+    Gelu GlobalAveragePool GlobalLpPool GlobalMaxPool GroupNormalization HardSigmoid HardSwish Hardmax Identity
+    InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Log LogSoftmax LpNormalization LpPool MaxPool
+    MeanVarianceNormalization Mish Neg Not PRelu Pad QLinearConv QuantizeLinear RMSNormalization Reciprocal Relu
+    Resize ReverseSequence Round ScatterElements ScatterND Selu Shrink Sigmoid Sign Sin Sinh Slice Softmax Softplus
+    Softsign SpaceToDepth Split Sqrt Swish Tan Tanh ThresholdedRelu Tile TopK Trilu Upsample
+""".split()
+)
+_BROADCAST = frozenset(
+    """
+    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min
+    Mod Mul Or Pow Sub Sum Where Xor
+""".split()
+)
+_REDUCE = frozenset(
+    [
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "ReduceSumSquare",
+        "ArgMax",
+        "ArgMin",
+    ]
+)
 _FIXED_RANK = {"Flatten": 2, "Gemm": 2, "Shape": 1, "NonZero": 2, "Size": 0, "NonMaxSuppression": 2}
 
 Ranks = Callable[[ir.Value | None], int | None]
@@ -90,12 +112,6 @@ class Facts:
         """The number of dims of a tensor, if known."""
         return None if value is None else self._ranks.get(value)
 
-    def copy(self, old: ir.Value, new: ir.Value) -> None:
-        """What is known of `old` holds for `new` too."""
-        for table in (self._dtypes, self._ranks):
-            if old in table:
-                table[new] = table[old]  # type: ignore[index,assignment]
-
     def _declared(self, value: ir.Value) -> None:
         if isinstance(value.type, ir.TensorType):
             self._dtypes[value] = value.type.dtype
@@ -151,7 +167,9 @@ class Facts:
         return results
 
 
-_TYPE_NAMES = {f"tensor({'float' if d.name == 'FLOAT' else d.name.lower()})": d for d in ir.DataType if d.name != "UNDEFINED"}
+_TYPE_NAMES = {
+    f"tensor({'float' if d.name == 'FLOAT' else d.name.lower()})": d for d in ir.DataType if d.name != "UNDEFINED"
+}
 
 
 @functools.cache
@@ -161,12 +179,10 @@ def _signature(op_type: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         schema = onnx.defs.get_schema(op_type, onnx.defs.onnx_opset_version(), "")
     except onnx.defs.SchemaError:
         return (), ()
-    single = {c.type_param_str: c.allowed_type_strs[0] for c in schema.type_constraints if len(c.allowed_type_strs) == 1}
-    return (tuple(single.get(p.type_str, p.type_str) for p in schema.inputs),
-            tuple(single.get(p.type_str, p.type_str) for p in schema.outputs))
-
-
-def known_array_rank(value: ir.Value | None) -> int | None:
-    """Rank of a constant, None otherwise."""
-    array = constant(value)
-    return None if array is None else array.ndim
+    single = {
+        c.type_param_str: c.allowed_type_strs[0] for c in schema.type_constraints if len(c.allowed_type_strs) == 1
+    }
+    return (
+        tuple(single.get(p.type_str, p.type_str) for p in schema.inputs),
+        tuple(single.get(p.type_str, p.type_str) for p in schema.outputs),
+    )

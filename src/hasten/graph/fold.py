@@ -1,4 +1,5 @@
-"""Constants: Constant nodes and nested initializers move to the main graph, nodes of constants are computed, dead code goes.
+"""Constants: Constant nodes and nested initializers move to the main graph, nodes of constants are computed, dead
+code goes.
 
 Each pass takes the model's editor and returns the number of changes.
 """
@@ -75,8 +76,10 @@ def fold_constants(edit: Editor) -> int:
             outputs = evaluate(node, [constant(value) for value in node.inputs])
             if outputs is None or len(outputs) < len(node.outputs) or _is_plain_output(node):
                 continue
-            values = [edit.constant(array, value.name or f"{node.name}/folded")
-                      for array, value in zip(outputs, node.outputs, strict=False)]
+            values = [
+                edit.constant(array, value.name or f"{node.name}/folded")
+                for array, value in zip(outputs, node.outputs, strict=False)
+            ]
             edit.replace(node, values)
             changes += 1
     return changes

@@ -1,8 +1,9 @@
-"""Functions become nodes: model-local functions are inlined, and operators that ONNX itself defines by a body can be expanded.
+"""Functions become nodes: model-local functions are inlined, and operators that ONNX itself defines by a body can be
+expanded.
 
-`inline_functions` leaves a model without functions; each inlined node remembers the opset that its function was written for
-(`node.version`), so that the upgrade reads it rightly. `expand_schema_function` is for the core: it replaces one node by the
-body that the ONNX specification gives for its operator.
+`inline_functions` leaves a model without functions; each inlined node remembers the opset that its function was
+written for (`node.version`), so that the upgrade reads it rightly. `expand_schema_function` is for the core: it
+replaces one node by the body that the ONNX specification gives for its operator.
 """
 
 from __future__ import annotations
@@ -116,8 +117,13 @@ def expand_schema_function(
             if value.name:
                 value.name = editor.unique(f"{node.name}/{value.name}")
 
-    cloner = _cloner.Cloner(attr_map={**defaults, **node.attributes}, value_map=mapping, metadata_props={},
-                            post_process=rename, resolve_ref_attrs=True)
+    cloner = _cloner.Cloner(
+        attr_map={**defaults, **node.attributes},
+        value_map=mapping,
+        metadata_props={},
+        post_process=rename,
+        resolve_ref_attrs=True,
+    )
     first, last = editor.before(node, "Identity", [None]), ir.node("Identity", [None])
     graph.insert_after(node, last)
     for inner in function:
@@ -138,7 +144,7 @@ def expand_schema_function(
 def _between(graph: ir.Graph, first: ir.Node, last: ir.Node) -> list[ir.Node]:
     """The nodes of a graph between two of its nodes."""
     nodes = list(graph)
-    return nodes[nodes.index(first) + 1:nodes.index(last)]
+    return nodes[nodes.index(first) + 1 : nodes.index(last)]
 
 
 def _schema_body(
@@ -150,7 +156,9 @@ def _schema_body(
     body: onnx.FunctionProto | None = None
     if schema.has_function:
         body = schema.function_body
-    elif schema.has_context_dependent_function and all(kind is not None for kind in input_types):  # ONNX's code crashes on unknown types
+    elif schema.has_context_dependent_function and all(
+        kind is not None for kind in input_types
+    ):  # ONNX's code crashes on unknown types
         types = [_type_bytes(kind) for kind in input_types]
         data = schema.get_context_dependent_function(ir.to_proto(node).SerializeToString(), types)
         body = onnx.FunctionProto.FromString(data) if data else None

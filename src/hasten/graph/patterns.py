@@ -31,8 +31,11 @@ def _nodes(edit: Editor, *op_types: str) -> Iterator[ir.Node]:
 def _closed(interior: set[ir.Node], root: ir.Node) -> bool:
     """Whether only nodes of the pattern use what its nodes compute (the root's output may go anywhere)."""
     inside = interior | {root}
-    return all(not value.is_graph_output() and all(use.node in inside for use in value.uses())
-               for node in interior - {root} for value in node.outputs)
+    return all(
+        not value.is_graph_output() and all(use.node in inside for use in value.uses())
+        for node in interior - {root}
+        for value in node.outputs
+    )
 
 
 def fuse_gelu(edit: Editor) -> int:
@@ -40,7 +43,7 @@ def fuse_gelu(edit: Editor) -> int:
     changes = 0
     for node in _nodes(edit, "Erf", "Tanh"):
         erf = node.op_type == "Erf"
-        wanted = {("x",): math.sqrt(0.5)} if erf else _TANH_INNER
+        wanted: Polynomial = {("x",): math.sqrt(0.5)} if erf else _TANH_INNER
         changes += _fuse_activation(edit, node, wanted, _GELU, "Gelu", {"approximate": "none" if erf else "tanh"})
     return changes
 
@@ -57,17 +60,18 @@ def fuse_hard_swish(edit: Editor) -> int:
     return changes
 
 
-def _fuse_activation(edit: Editor, seed: ir.Node, inner: Polynomial, outer: Polynomial, op_type: str,
-                     attributes: dict[str, str]) -> int:
+def _fuse_activation(
+    edit: Editor, seed: ir.Node, inner: Polynomial, outer: Polynomial, op_type: str, attributes: dict[str, str]
+) -> int:
     """seed computes t = f(inner polynomial of x); a result that is the outer polynomial of x and t becomes one node."""
     argument, t = seed.inputs[0], seed.outputs[0]
     candidates = [argument, *operands(argument)] if argument is not None else []
     for x in candidates:
-        formula = Formula({x: "x"})  # type: ignore[dict-item]
+        formula = Formula({x: "x"})
         if not same(formula.of(argument), inner):
             continue
         for result in results(t):
-            whole = Formula({x: "x", t: "t"})  # type: ignore[dict-item]
+            whole = Formula({x: "x", t: "t"})
             root = result.producer()
             if root is None or root.graph is not seed.graph or not same(whole.of(result), outer):
                 continue
@@ -78,7 +82,9 @@ def _fuse_activation(edit: Editor, seed: ir.Node, inner: Polynomial, outer: Poly
 
 
 def fuse_layer_norm(edit: Editor) -> int:
-    """(x - mean) / sqrt(variance + eps) * scale + bias becomes LayerNormalization; without the mean, RMSNormalization."""
+    """(x - mean) / sqrt(variance + eps) * scale + bias becomes LayerNormalization; without the mean,
+    RMSNormalization.
+    """
     facts = Facts(edit.model)
     changes = 0
     for node in _nodes(edit, "Sqrt", "Pow"):
@@ -136,7 +142,8 @@ def _second_moment(root: ir.Node) -> tuple[ir.Value, float, ir.Node] | None:
             continue
         base = square.inputs[0]
         squared = (is_op(square, "Mul") and base is square.inputs[1]) or (
-            is_op(square, "Pow") and scalar(square.inputs[1]) == 2.0)
+            is_op(square, "Pow") and scalar(square.inputs[1]) == 2.0
+        )
         if squared and base is not None:
             return base, epsilon, mean
     return None

@@ -1,7 +1,9 @@
 """`prepare`: the passes that bring a loaded model to the normal form that the tracer reads, in one visible list.
 
-Once: inline functions, upgrade opsets, hoist constants. Then SIMPLIFY in rounds until nothing changes (at most MAX_ROUNDS).
-Last: unique names, every output computed by a node of its graph, sorted nodes. `docs/architecture.md` states the normal form.
+Once: inline functions, upgrade opsets, hoist constants. Then SIMPLIFY in rounds until nothing changes (at most
+MAX_ROUNDS).
+Last: unique names, every output computed by a node of its graph, sorted nodes. `docs/architecture.md` states the
+normal form.
 """
 
 from __future__ import annotations
@@ -67,10 +69,20 @@ class PassLog:
             changes = action()
         except HastenError:
             raise
-        except (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, AssertionError,
-                RuntimeError, RecursionError) as error:
-            raise ModelError(f"the pass {name!r} cannot take this model, it is inconsistent: "
-                             f"{type(error).__name__}: {error}") from error
+        except (
+            ValueError,
+            TypeError,
+            IndexError,
+            KeyError,
+            AttributeError,
+            ArithmeticError,
+            AssertionError,
+            RuntimeError,
+            RecursionError,
+        ) as error:
+            raise ModelError(
+                f"the pass {name!r} cannot take this model, it is inconsistent: {type(error).__name__}: {error}"
+            ) from error
         seconds = time.perf_counter() - started
         self.entries.append(PassEntry(name, changes, seconds, sum(len(g) for g in all_graphs(model.graph))))
         return changes
@@ -114,7 +126,8 @@ def prepare(model: ir.Model, *, skip: Collection[str] = ()) -> PassLog:
 
 
 def unique_names(model: ir.Model) -> int:
-    """Every node has a name and every value a name of its own in the whole model; the model's inputs and outputs keep theirs.
+    """Every node has a name and every value a name of its own in the whole model; the model's inputs and outputs keep
+    theirs.
 
     Declared types of intermediate values are dropped: they may be wrong in the file or stale after rewriting.
     """

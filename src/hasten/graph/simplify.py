@@ -1,7 +1,8 @@
 """Passes that fold arithmetic into the weights next to it: BatchNormalization, bias, scale, and zero padding.
 
-Weights are recomputed in float64 and rounded once to their own type. A fold is skipped when it would overflow or underflow
-the type, or when the value in between is used elsewhere. Folding never crosses a border where padding would see the change.
+Weights are recomputed in float64 and rounded once to their own type. A fold is skipped when it would overflow or
+underflow the type, or when the value in between is used elsewhere. Folding never crosses a border where padding would
+see the change.
 """
 
 from __future__ import annotations
@@ -9,7 +10,17 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from hasten.graph.edit import Editor, attribute, constant, control_graphs, input_of, ints, is_op, set_attribute, set_input
+from hasten.graph.edit import (
+    Editor,
+    attribute,
+    constant,
+    control_graphs,
+    input_of,
+    ints,
+    is_op,
+    set_attribute,
+    set_input,
+)
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm")
 _FLOATS = (np.float16, np.float32, np.float64)
@@ -67,14 +78,16 @@ class Linear:
         """The weights (float64) with each output channel multiplied by its scale."""
         assert self.weight is not None
         weight, op = self.weight.astype(np.float64), self.node.op_type
-        if op == "Gemm":
-            return weight * (scale[:, None] if attribute(self.node, "transB", 0) else scale)
-        if op == "Conv":
-            return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-        groups, per_group = attribute(self.node, "group", 1), weight.shape[1]
-        by_group = scale.reshape(groups, 1, per_group, *[1] * (weight.ndim - 2))
-        grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-        return (grouped * by_group).reshape(weight.shape)
+        if op == "ConvTranspose":
+            groups, per_group = attribute(self.node, "group", 1), weight.shape[1]
+            by_group = scale.reshape(groups, 1, per_group, *[1] * (weight.ndim - 2))
+            grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+            result = (grouped * by_group).reshape(weight.shape)
+        elif op == "Gemm" and not attribute(self.node, "transB", 0):
+            result = weight * scale
+        else:
+            result = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        return np.asarray(result)
 
     def apply(self, edit: Editor, scale: np.ndarray | None, shift: np.ndarray) -> bool:
         """Make the node compute old * scale + shift (per channel, float64); False if the type cannot hold it."""
@@ -124,7 +137,9 @@ def fold_batch_norm(edit: Editor) -> int:
 
 
 def fold_channel_arithmetic(edit: Editor) -> int:
-    """Adding, subtracting, multiplying or dividing by a constant per channel after a linear node goes into its weights."""
+    """Adding, subtracting, multiplying or dividing by a constant per channel after a linear node goes into its
+    weights.
+    """
     changes = 0
     for graph in control_graphs(edit.model.graph):
         for node in list(graph):
@@ -242,7 +257,12 @@ def _spatial_rank(node: ir.Node) -> int | None:
 def _zero_pads(source: ir.Node, spatial: int | None) -> list[int] | None:
     """The pads of the spatial dims when a Pad adds zeros there and nowhere else, else None."""
     pads, value = ints(source.inputs[1]), input_of(source, 2)
-    if spatial is None or pads is None or attribute(source, "mode", "constant") != "constant" or min(pads, default=0) < 0:
+    if (
+        spatial is None
+        or pads is None
+        or attribute(source, "mode", "constant") != "constant"
+        or min(pads, default=0) < 0
+    ):
         return None
     fill = constant(value)
     if value is not None and (fill is None or np.any(fill != 0)):

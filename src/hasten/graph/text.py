@@ -2,7 +2,8 @@
 
     %y: float32[n,64,h,w] = Conv(%x, %w: float32[64,3,3,3], _, kernel_shape=[3, 3])  # conv1
 
-Types come from `value.meta["hasten.type"]` (any object with a str) when the tracer has set it, else from the declared type.
+Types come from `value.meta["hasten.type"]` (any object with a str) when the tracer has set it, else from the declared
+type.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Brings every operator to the newest form that the installed onnx knows: one table of small rules, keyed by operator.
+"""Brings every operator to the newest form that the installed onnx knows: one table of small rules, keyed by
+operator.
 
-A rule says below which opset it applies; a node takes all rules between the opset it was written for and the newest, in
-order. What a rule writes is already in the newest form. Rules live in this module (attributes that became inputs, defaults
-that changed) and in `upgrade_legacy` (operators whose meaning changed: broadcasting, softmax, batch axes, ...).
+A rule says below which opset it applies; a node takes all rules between the opset it was written for and the newest,
+in order. What a rule writes is already in the newest form. Rules live in this module (attributes that became inputs,
+defaults that changed) and in `upgrade_legacy` (operators whose meaning changed: broadcasting, softmax, batch axes,
+...).
 
 After `upgrade(model)`: `model.opset_imports[""]` is `onnx.defs.onnx_opset_version()`.
 """
@@ -70,8 +72,17 @@ class RuleTable:
 TABLE = RuleTable()
 rule = TABLE.rule
 
-_REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
-               "ReduceProd", "ReduceSumSquare")
+_REDUCTIONS = (
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSumSquare",
+)
 
 
 def fail(node: ir.Node, why: str) -> ModelError:
@@ -84,8 +95,10 @@ def upgrade(model: ir.Model) -> int:
     declared = model.opset_imports.get("", 1)
     newest = onnx.defs.onnx_opset_version()
     if declared > newest:
-        raise ModelError(f"the model uses opset {declared}; the installed onnx {onnx.__version__} knows up to {newest}. "
-                         "Update onnx, or convert the model")
+        raise ModelError(
+            f"the model uses opset {declared}; the installed onnx {onnx.__version__} knows up to {newest}. "
+            "Update onnx, or convert the model"
+        )
     nodes = [node for graph in all_graphs(model.graph) for node in graph]
     return upgrade_nodes(model, Editor(model), nodes)
 

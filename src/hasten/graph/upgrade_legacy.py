@@ -1,7 +1,7 @@
 """Upgrade rules for operators whose meaning changed, so that one node may become several.
 
-Each rule is right for unknown shapes: where a rank is needed it is computed in the graph, and constant folding removes the
-arithmetic when the shapes are known.
+Each rule is right for unknown shapes: where a rank is needed it is computed in the graph, and constant folding
+removes the arithmetic when the shapes are known.
 """
 
 from __future__ import annotations
@@ -110,12 +110,19 @@ def scan_over_batch(node: ir.Node, context: Context) -> None:
     attributes = {"body": body, "num_scan_inputs": scans}
     if directions:
         attributes["scan_input_directions"] = list(directions)
-    inner = ir.node("Scan", values, attributes, num_outputs=len(node.outputs), name=context.edit.unique(f"{node.name}/one"))
+    inner = ir.node(
+        "Scan", values, attributes, num_outputs=len(node.outputs), name=context.edit.unique(f"{node.name}/one")
+    )
     for i, output in enumerate(inner.outputs):
         output.name = context.edit.unique(f"{node.name}/one:{i}")
     outer_body = ir.Graph(values, list(inner.outputs), nodes=[inner], name=f"{node.name}/batch")
-    outer = context.edit.before(node, "Scan", list(node.inputs[1:]), {"body": outer_body, "num_scan_inputs": len(values)},
-                                outputs=len(node.outputs))
+    outer = context.edit.before(
+        node,
+        "Scan",
+        list(node.inputs[1:]),
+        {"body": outer_body, "num_scan_inputs": len(values)},
+        outputs=len(node.outputs),
+    )
     assert states >= 0
     context.edit.replace(node, list(outer.outputs))
 
