@@ -42,7 +42,7 @@ class Kernels:
     """Functions `out[i] = body(in0[i], in1[i], ...)`, compiled together for one level."""
 
     def __init__(self, level):
-        self.module = Module(isas.get(level))
+        self.module = Module(isas.get(level) if isinstance(level, str) else level)
         self.types = {}
 
     def add(self, name, inputs, output, lanes, body, flush=False):
@@ -561,6 +561,26 @@ def test_reductions(level):
 def test_imports_are_functions_of_libm(level):
     for kernels in (operations(level), conversions(level)):
         assert set(kernels.image.imports) <= ALLOWED_IMPORTS
+
+
+def test_imports_are_functions_of_libm_on_other_machines():
+    k = Kernels(isas.get("neon", cross=True))
+    for dtype in COMPUTE:
+        for op in supported(dtype):
+            k.add_op(f"{op}_{dtype}", op, dtype, 4)
+        for to in COMPUTE + SMALL_FLOATS + NARROW_INTS:
+            k.add_op(f"cast_{dtype}_{to}", "cast", dtype, 4, to, dtypes.compute_type(to))
+    image = link.link([llvm.compile_text(k.module.text(), k.module.isa)], list(k.types))
+    assert set(image.imports) <= ALLOWED_IMPORTS
+
+
+def test_scalars_beside_vectors(level):
+    k = Kernels(level)
+    k.add(
+        "twice", ["float32"], "float32", 8, lambda f, v: vmath.emit_op(f, "mul", "float32", [v[0], f.const("float", 2)])
+    )
+    x = np.arange(16, dtype=np.float32)
+    same(k.load()("twice", x), 2 * x, "twice")
 
 
 def test_flushed_denormals_do_not_disturb(level):

@@ -35,8 +35,8 @@ Emitter = Callable[[Function, str, list[V]], V]
 def emit_op(f: Function, name: str, dtype: str, args: list[V], to: str | None = None) -> V:
     """The value of operation `name` of arguments of compute dtype `dtype` (of "select": of the second and third).
 
-    name: a row of OPS, or "cast" or "saturate" with the target dtype `to`. All arguments have the same lanes;
-    comparisons give i1 for each lane. Raises KeyError for an operation that the dtype does not have.
+    name: a row of OPS, or "cast" or "saturate" with the target dtype `to`. Scalars beside vectors
+    are splatted; comparisons give i1 for each lane. Raises KeyError for an operation that the dtype does not have.
     """
     if name == "cast" or name == "saturate":
         assert to is not None, f"{name} needs the dtype to convert to"
@@ -44,7 +44,8 @@ def emit_op(f: Function, name: str, dtype: str, args: list[V], to: str | None = 
     kinds, emitter = OPERATIONS[name]
     if _kind(dtype) not in kinds:
         raise KeyError(f"there is no {name} of {dtype}")
-    return emitter(f, dtype, args)
+    lanes = max(a.lanes for a in args)
+    return emitter(f, dtype, [f.splat(a, lanes) for a in args])
 
 
 def _kind(dtype: str) -> str:
