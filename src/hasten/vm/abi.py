@@ -5,7 +5,7 @@ Every model image exports `CONTEXT`, an array of 8-byte words that the loader fi
                                                            `outputs` likewise, written by the run (the pointers lie in blocks that `hst_release` frees)
     hst_call                                               the CPython function (METH_FASTCALL) around it
     hst_trim()                                             gives cached scratch memory back to the system
-hst_run returns 0, a kernel's status (see `program.STATUS_MESSAGES`), STATUS_INPUT, or FIRST_CHECK + the number of the Check that failed, whose
+hst_run returns 0, a kernel's status (see `program.STATUS_MESSAGES`; STATUS_UNKNOWN for numbers that have no message), STATUS_INPUT, or FIRST_CHECK + the number of the Check that failed, whose
 two sides are then in info[0] and info[1].
 """
 
@@ -27,7 +27,7 @@ CHECKSUM = "hst_checksum"
 RUNTIME_EXPORTS = (PARALLEL, RESET, WORKERS, RELEASE, INVOKE, CHECKSUM)
 """Symbols to export when linking the image of the run-time library."""
 
-STATUS_INPUT, FIRST_CHECK = 15, 16
+STATUS_UNKNOWN, STATUS_INPUT, FIRST_CHECK = 14, 15, 16
 
 GRAIN = 5000
 """Nanoseconds of work that are worth one more thread."""

@@ -84,12 +84,6 @@ class Model:
     def trim(self) -> None:
         """Give memory that is kept between runs back to the system."""
 
-    def error(self, code: int, left: int, right: int) -> Exception:
-        """The exception for a run's failure code (see `hasten.vm.abi`)."""
-        if code >= abi.FIRST_CHECK:
-            return check_error(self.checks[code - abi.FIRST_CHECK], left, right)
-        return status_error(code)
-
 
 def check_error(check: Check, left: int, right: int) -> Exception:
     """The exception for a Check that failed."""
@@ -99,7 +93,7 @@ def check_error(check: Check, left: int, right: int) -> Exception:
 
 def status_error(code: int) -> Exception:
     """The exception for a kernel's status."""
-    text = STATUS_MESSAGES[code] if 0 <= code < len(STATUS_MESSAGES) else f"a kernel failed with status {code}"
+    text = STATUS_MESSAGES[code] if 0 <= code < len(STATUS_MESSAGES) else "a kernel failed with an unknown status"
     if code == STATUS_MEMORY:
         return ResourceLimit(f"{text}: these inputs need more memory than the system or the model's limit allows")
     return ShapeMismatch(text) if code == STATUS_SHAPE else ExecutionError(text)

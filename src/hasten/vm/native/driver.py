@@ -21,6 +21,7 @@ from hasten.vm.native.read import emit_read
 from hasten.vm.native.sizes import Sizes, emit_division
 from hasten.vm.program import (
     STATUS_MEMORY,
+    STATUS_MESSAGES,
     STATUS_SHAPE,
     Alloc,
     Arena,
@@ -189,20 +190,21 @@ class _Driver:
         self.set("b:" + name, value)
 
     # --- failures ------------------------------------------------------------------------------------------------------
-    def fail_if(self, bad: V, code: int | V, details: Callable[[], None] | None = None) -> None:
+    def fail_if(self, bad: V, code: int | Callable[[], V], details: Callable[[], None] | None = None) -> None:
         f = self.f
         failed, fine = f.label("fail"), f.label("ok")
         f.branch(bad, failed, fine)
         f.place(failed)
         if details is not None:
             details()
-        self.code.set(code)
+        self.code.set(code if isinstance(code, int) else code())
         f.jump(self.exit)
         f.place(fine)
 
     def check_status(self) -> None:
         status = self.status.get()
-        self.fail_if(status.ne(0), status)
+        known = len(STATUS_MESSAGES)
+        self.fail_if(status.ne(0), lambda: self.f.select(status.ult(known), status, abi.STATUS_UNKNOWN))
 
     def exact(self, x: DimLike, code: int) -> V:
         """The value of x; the run fails with `code` where it does not fit into 64 bits."""
