@@ -14,7 +14,8 @@ FUNCTIONS = {"CumSum": "add", "CumProd": "mul"}
 
 @operator(*FUNCTIONS)
 def scan(cx: Context, node: Node, x: Tensor, axis: Tensor) -> Tensor:
-    """Running sums or products along an axis; `exclusive` leaves out the element itself, `reverse` runs from the end."""
+    """Running sums or products along an axis; `exclusive` leaves out the element itself, `reverse` runs from the
+    end."""
     tensors(node, x, axis)
     refuse_complex(cx, x)
     lines = cx.reshape(x, around(cx, x.shape, cx.read_ints(axis)[0]))
