@@ -237,7 +237,7 @@ def floordiv(a: DimLike, b: DimLike) -> DimLike:
         return a // b if b else a
     if a == b:
         return 1
-    quotient, rest = _split(a, b)
+    quotient, rest = _split(recombine(a), b)
     if (isinstance(rest, int) and rest == 0) or in_range(rest, b):
         return quotient
     inner = rest.terms[0][0][0] if isinstance(rest, Dim) and len(rest.terms) == 1 and len(rest.terms[0][0]) == 1 and rest.terms[0][1] == 1 else None
@@ -252,7 +252,7 @@ def mod(a: DimLike, b: DimLike) -> DimLike:
         return a % b if b else 0
     if a == b or (isinstance(b, int) and b == 1):
         return 0
-    _, rest = _split(a, b)
+    _, rest = _split(recombine(a), b)
     if isinstance(rest, int) and (rest == 0 or isinstance(b, int)):
         return rest % b if isinstance(b, int) else rest
     if in_range(rest, b):

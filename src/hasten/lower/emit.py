@@ -24,8 +24,10 @@ from hasten.kernels import nest
 from hasten.kernels.emit import Arguments, Emitter, Words
 from hasten.kernels.expr import Expr
 from hasten.kernels.nest import NestProblem, StageProblem, StoreProblem, substitute
-from hasten.kernels.spec import Emission, KernelSpec
+from hasten.kernels import spec as kernel_spec
+from hasten.kernels.spec import KernelSpec
 from hasten.lower import trace as T
+from hasten.lower.emit_control import emit_branch, emit_host, emit_loop
 from hasten.lower.evaluate import Evaluation
 from hasten.lower.graph import Traced
 from hasten.lower.report import NodeReport
@@ -67,12 +69,14 @@ class Lowered:
 
 def lower(traced: Traced, isa: Isa) -> Lowered:
     """Schedule and emit a traced model."""
-    emission = _Emitter(traced, isa)
+    emission = Emission(traced, isa)
     emission.run()
     return emission.lowered
 
 
-class _Emitter:
+class Emission:
+    """The state of emitting one model."""
+
     def __init__(self, traced: Traced, isa: Isa):
         self.traced, self.cx, self.isa = traced, traced.cx, isa
         self.lowered = Lowered(P.Program())
@@ -81,7 +85,9 @@ class _Emitter:
         self.defined: set[str] = set()
         self.const_names: dict[bytes, str] = {}
         self.names: dict[str, int] = {}
-        self.special: dict[int, object] = {}
+        self.done: set[int] = set()
+        self.keep: list[Tensor] = []  # tensors made here: their ids are keys of `buffers`
+        self.objects: dict[int, str] = {}
 
     def fresh(self, prefix: str) -> str:
         n = self.names.get(prefix, 0)
@@ -99,16 +105,16 @@ class _Emitter:
                 for d in value.shape:
                     self.defined |= D.symbols(d)
             else:
-                program.inputs.append(P.ObjectSpec(name, value.kind, value.name or name))
-        outputs = [v for _, v in self.traced.outputs if isinstance(v, Tensor)]
-        self.schedule = Schedule(self.cx, outputs).run()
-        self.outputs = self._output_homes(outputs)
+                program.inputs.append(P.ObjectSpec(name, value.kind, self.object_name(value)))
+        values = [v for _, v in self.traced.outputs]
+        self.schedule = Schedule(self.cx, values).run()
+        self.outputs = self._output_homes([v for v in values if isinstance(v, Tensor)])
         self.checks = list(self.cx.checks)
-        self._emit_checks()
+        self.emit_checks()
         for t in self.schedule.order:
             if id(t) in self.schedule.realized:
-                self._realize(t)
-        self._emit_checks(last=True)
+                self.realize(t)
+        self.emit_checks(last=True)
         for k, (name, value) in enumerate(self.traced.outputs):
             self._output(k, name, value)
 
@@ -132,47 +138,63 @@ class _Emitter:
     def _output(self, k: int, name: str, value: T.Value) -> None:
         program = self.lowered.program
         if not isinstance(value, Tensor):
-            program.outputs.append(P.ObjectSpec(name, value.kind, value.name))
+            program.outputs.append(P.ObjectSpec(name, value.kind, self.object_name(value)))
             return
-        self._need(*value.shape)
+        self.need(*value.shape)
         buffer = self.buffers.get(id(self.outputs[id(value)]))
         temporary = self.lowered.temporaries.get(buffer.name) if buffer else None
         if buffer is None or temporary is None or not temporary.output or buffer.name in self._given():
-            buffer = self._copy(value, output=True)
+            buffer = self.copy(value, output=True)
         program.outputs.append(P.TensorSpec(name, value.dtype, value.shape, buffer.name))
         self.code.append(P.Output(k, buffer.name, value.shape))
 
     def _given(self) -> set[str]:
         return {i.buffer for i in self.code if isinstance(i, P.Output)}
 
-    def _emit_checks(self, last: bool = False) -> None:
+    def emit_checks(self, last: bool = False) -> None:
         """Run-time checks, as early as their sizes are known."""
         for row in list(self.checks):
             left, op, right, message, kind = row
             unknown = (D.symbols(left) | D.symbols(right)) - self.defined
             if unknown and last and all(s in self.cx.defined and id(self.cx.defined[s][0]) in self.buffers for s in unknown):
-                self._need(left, right)
+                self.need(left, right)
                 unknown = frozenset()
             if not unknown and row in self.checks:
                 self.checks.remove(row)
                 self.code.append(P.Check(left, op, right, message, kind))
 
-    def _need(self, *ds: DimLike) -> None:
+    def need(self, *ds: DimLike) -> None:
         """Make every size symbol known that these sizes mention."""
         for d in ds:
             for name in sorted(D.symbols(d) - self.defined):
                 if name not in self.cx.defined:
                     raise ModelError(f"the size {name} is not known where it is needed")
                 t, element, sign = self.cx.defined[name]
-                buffer = self.buffers.get(id(t)) or self._copy(t)
+                buffer = self.buffers.get(id(t)) or self.copy(t)
                 self.code.append(P.Read(name, buffer.name, element, t.dtype, sign))
                 self.defined.add(name)
-                self._emit_checks()
+                self.emit_checks()
+
+    def define(self, name: str, value: DimLike) -> None:
+        """integer `name` := value."""
+        self.need(value)
+        self.code.append(P.Let(name, value))
+        self.defined.add(name)
+
+    def object_name(self, v: T.Object) -> str:
+        """The name of a host value in the Program."""
+        if id(v) not in self.objects:
+            self.objects[id(v)] = self.fresh("obj")
+        return self.objects[id(v)]
+
+    def note(self, name: str, op: str, kind: str) -> None:
+        """A report row for what is no kernel."""
+        self.lowered.report.append(NodeReport(name, op, "", kind, None, "", "", "", "0", "0"))
 
     # --- memory -------------------------------------------------------------------------------------------------------------
-    def _allocate(self, t: Tensor, order: Sequence[int] | None = None, output: bool = False) -> Buffer:
+    def allocate(self, t: Tensor, order: Sequence[int] | None = None, output: bool = False) -> Buffer:
         """Memory for t with its axes in `order` from slowest to fastest."""
-        self._need(*t.shape)
+        self.need(*t.shape)
         order = list(range(t.rank)) if order is None else list(order)
         strides: list[DimLike] = [0] * t.rank
         step: DimLike = 1
@@ -224,7 +246,7 @@ class _Emitter:
         """t's memory as a kernel wants it (see KernelSpec.wants), converted where it isn't."""
         have = self.buffer(t)
         if have is not None:
-            self._need(have.offset, *have.strides)
+            self.need(have.offset, *have.strides)
             if want == "plain" and is_row_major(have, t.shape):
                 return have
             if want == "strided":
@@ -235,30 +257,35 @@ class _Emitter:
                     return have
         if want.startswith("lanes:"):
             axis = int(want[6:]) % t.rank
-            return self._copy(t, [k for k in range(t.rank) if k != axis] + [axis])
-        return self._copy(t)
+            return self.copy(t, [k for k in range(t.rank) if k != axis] + [axis])
+        return self.copy(t)
 
-    def _copy(self, t: Tensor, order: Sequence[int] | None = None, output: bool = False) -> Buffer:
+    def copy(self, t: Tensor, order: Sequence[int] | None = None, output: bool = False) -> Buffer:
         """A fresh copy of t in the given order of axes."""
         had = self.buffers.get(id(t))
-        target = self._allocate(t, order, output)
+        target = self.allocate(t, order, output)
         if had is not None:
             self.buffers[id(t)] = had
         else:
             del self.buffers[id(t)]
         idx = symbols("o", t.shape)
-        with self._evaluating():
+        with self.evaluating():
             value = t.at(idx)
-        self._nest_call(t, _loops(idx, t.shape, target), [(value, t.dtype, target, idx)], "copy")
+        self.nest_call(t, _loops(idx, t.shape, target), [(value, t.dtype, target, idx)], "copy")
         return target
 
     # --- tensors ------------------------------------------------------------------------------------------------------------
-    def _realize(self, t: Tensor) -> None:
+    def realize(self, t: Tensor) -> None:
         o = t.origin
         if id(t) in self.buffers or isinstance(o, T.Const):
             return
         if isinstance(o, T.Source):
+            if isinstance(t, T.Object):
+                return
             raise ModelError(f"{t} is used where it isn't available")
+        if isinstance(o, (T.HostCall, T.Branch, T.Loop)):
+            self._other(t, o)
+            return
         if self._fold(t):
             return
         fusion = self.schedule.fused.get(id(t))
@@ -284,6 +311,22 @@ class _Emitter:
         finally:
             self.cx.node = before
 
+    def _other(self, t: Tensor, o: T.HostCall | T.Branch | T.Loop) -> None:
+        """Host ops and control flow: once for all of their results."""
+        if id(o) in self.done:
+            return
+        self.done.add(id(o))
+        before, self.cx.node = self.cx.node, t.node
+        if isinstance(o, T.HostCall):
+            emit_host(self, o)
+        elif isinstance(o, T.Branch):
+            emit_branch(self, o)
+        else:
+            emit_loop(self, o)
+        if not isinstance(o, T.HostCall):
+            self.note(str(t.node), getattr(t.node, "op_type", ""), "control")
+        self.cx.node = before
+
     def _fold(self, t: Tensor) -> bool:
         """Compute t now where it depends on constants only."""
         if not isinstance(t.origin, (T.Map, T.View, T.Nest, T.Concat)) or not all(isinstance(d, int) for d in t.shape):
@@ -308,15 +351,15 @@ class _Emitter:
                 memo[id(t)] = all(self._static(u, memo) for u in o.parts)
         return memo[id(t)]
 
-    def _evaluating(self) -> T._Evaluating:
+    def evaluating(self) -> T._Evaluating:
         return self.cx.evaluating(self.schedule.inline)
 
     def _map(self, t: Tensor) -> None:
         idx = symbols("o", t.shape)
-        with self._evaluating():
+        with self.evaluating():
             value = t.origin.fn(idx) if isinstance(t.origin, T.Map) else t.origin.base.at(t.origin.index(idx))  # type: ignore[union-attr]
-        target = self._allocate(t, self._order(t, value, idx))
-        self._nest_call(t, _loops(idx, t.shape, target), [(value, t.dtype, target, idx)], "map")
+        target = self.allocate(t, self._order(t, value, idx))
+        self.nest_call(t, _loops(idx, t.shape, target), [(value, t.dtype, target, idx)], "map")
 
     def _order(self, t: Tensor, value: Expr, idx: tuple[DimLike, ...]) -> list[int]:
         """The order of axes in memory: that of the largest tensor that is read element by element, else row-major."""
@@ -341,16 +384,16 @@ class _Emitter:
             orders.append(memory_order(have, p.shape) if have is not None else list(range(t.rank)))
         plain = id(t) in self.schedule.plain or id(t) in self.homes
         order = list(range(t.rank)) if plain else max(orders, key=lambda x: (orders.count(x), x != list(range(t.rank))))
-        target = self._allocate(t, order)
+        target = self.allocate(t, order)
         for p, start in zip(o.parts, o.starts, strict=True):
             if isinstance(p.size, int) and p.size == 0:
                 continue
             idx = symbols("o", p.shape)
-            with self._evaluating():
+            with self.evaluating():
                 value = p.at(idx)
             place = (*idx[: o.axis], idx[o.axis] + start, *idx[o.axis + 1 :])
-            self._need(*p.shape, start)
-            self._nest_call(t, _loops(idx, p.shape, replace(target)), [(value, t.dtype, target, place)], "concat")
+            self.need(*p.shape, start)
+            self.nest_call(t, _loops(idx, p.shape, replace(target)), [(value, t.dtype, target, place)], "concat")
 
     # --- nests and kernels with what follows them -------------------------------------------------------------------------------
     def _fused(self, last: Tensor, root: Tensor, own: Inverse) -> None:
@@ -365,7 +408,7 @@ class _Emitter:
         if last is root:
             return value, idx
         own = own_of(idx)
-        with self._evaluating():
+        with self.evaluating():
             self.cx.provide(root, idx, value)
             try:
                 o = last.origin
@@ -378,7 +421,7 @@ class _Emitter:
         i, r = symbols("o", o.outer), symbols("r", o.inner)
         stages: list[StageProblem] = []
         params: dict[str, Expr] = {}
-        with self._evaluating():
+        with self.evaluating():
             for s in o.stages:
                 e = s.fn(i, r, params)
                 stages.append(StageProblem(s.name, s.kind, e))
@@ -390,13 +433,13 @@ class _Emitter:
         else:
             index = o.place(i, r)
             order = self._place_order(last, stages, index)
-        target = self._allocate(last, order)
+        target = self.allocate(last, order)
         outer = [(D.as_symbol(x), n) for x, n in zip(i, o.outer, strict=True)]
         rank_of = {axis: k for k, axis in enumerate(memory_order(target, last.shape))}
         position = {str(x): rank_of[k] for k, x in enumerate(index)}
         outer.sort(key=lambda x: position.get(str(x[0]), 99))
         inner = self._inner_order([(D.as_symbol(x), n) for x, n in zip(r, o.inner, strict=True)], stages)
-        self._nest_call(last, outer, [(value, last.dtype, target, index)], "reduce" if o.place is None else "rows",
+        self.nest_call(last, outer, [(value, last.dtype, target, index)], "reduce" if o.place is None else "rows",
                         inner=inner, stages=stages, inner_store=o.place is not None)  # fmt: skip
 
     def _inner_order(self, inner: list, stages: list[StageProblem]) -> list:
@@ -440,7 +483,7 @@ class _Emitter:
     def _place_order(self, t: Tensor, stages: list[StageProblem], index: tuple[DimLike, ...]) -> list[int]:
         return self._nest_order(t, stages, index)
 
-    def _nest_call(self, t: Tensor, outer: Sequence[tuple[str | None, DimLike]], stores: Sequence[tuple[Expr, str, Buffer, tuple[DimLike, ...]]], what: str,
+    def nest_call(self, t: Tensor, outer: Sequence[tuple[str | None, DimLike]], stores: Sequence[tuple[Expr, str, Buffer, tuple[DimLike, ...]]], what: str,
                    inner: Sequence[tuple[str | None, DimLike]] = (), stages: Sequence[StageProblem] = (), inner_store: bool = False) -> None:  # fmt: skip
         memo: dict[int, Expr] = {}
         problem = NestProblem(
@@ -472,7 +515,7 @@ class _Emitter:
     def _kernel(self, o: T.Kernel) -> None:
         """A hand-written kernel that stores its results itself (row-major)."""
         operands = [self.operand(u, o.spec.wants(k)) for k, u in enumerate(o.operands)]
-        results = [self._allocate(u) for u in o.results]
+        results = [self.allocate(u) for u in o.results]
         self._spec_call(o, operands, results, None, o.results[0])
 
     def _sink_kernel(self, last: Tensor, root: Tensor, own_of: Inverse) -> None:
@@ -489,7 +532,7 @@ class _Emitter:
         operands = [self.operand(u, spec.wants(k)) for k, u in enumerate(o.operands)]
         memo: dict[int, Expr] = {}
         resolved = self._resolve(value, memo)
-        target = self._allocate(last, order)
+        target = self.allocate(last, order)
         self._spec_call(o, operands, [], (resolved, last.dtype, target, flat_offset(target, own)), last)
 
     def _spec_call(self, o: T.Kernel, operands: list[Buffer], results: list[Buffer], sink: tuple[Expr, str, Buffer, DimLike] | None, t: Tensor) -> None:
@@ -497,7 +540,7 @@ class _Emitter:
         call = SpecCall(o.operands, o.results, [b.strides for b in operands])
         ints = spec.dims(call)
         scratch = spec.scratch(call)
-        self._need(*ints.values(), scratch, *(s for b in operands for s in (*b.strides, b.offset)))
+        self.need(*ints.values(), scratch, *(s for b in operands for s in (*b.strides, b.offset)))
         module = Module(self.isa)
         module.global_text("!0", "!0 = !{}")
         f = module.function("KERNEL", [("args", "ptr"), ("thread", "i64"), ("threads", "i64")])
@@ -517,7 +560,7 @@ class _Emitter:
             part = D.ceildiv(scratch, 64) * 64
             self.lowered.temporaries[name] = Temporary(name, part * THREADS)
             arg["scratch"] = f.offset(args.pointer(name), args.integer(part) * f.args[1])
-        emission = Emission(f, self.isa, arg, f.args[1], f.args[2], None if sink is None else _Sink(args, spec.lane_axis, *sink), call)
+        emission = kernel_spec.Emission(f, self.isa, arg, f.args[1], f.args[2], None if sink is None else _Sink(args, spec.lane_axis, *sink), call)
         spec.emit(emission)
         f.ret()
         f._allocas.extend(args.prologue)
@@ -528,7 +571,7 @@ class _Emitter:
     def _call(self, text: str, words: Words, work: DimLike, what: str, t: Tensor, operations: object, algorithm: str) -> None:
         name = f"{what}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         self.lowered.kernels.setdefault(name, text)
-        self._need(*(w for kind, w in words.rows if kind == "int"))  # type: ignore[misc]
+        self.need(*(w for kind, w in words.rows if kind == "int"))  # type: ignore[misc]
         self.code.append(P.Call(name, tuple(w for _, w in words.rows), work))  # type: ignore[misc]
         node = t.node
         moved = D.product(t.shape) * dtypes.dtype(t.dtype).size

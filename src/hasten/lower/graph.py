@@ -15,9 +15,12 @@ import onnx_ir as ir
 from hasten.base import dims as D
 from hasten.base import dtypes
 from hasten.base.dims import DimLike
-from hasten.base.errors import HastenError, ModelError, UnsupportedOperator
+from hasten.base.errors import HastenError, ModelError, TypeInferenceError, UnsupportedOperator
 from hasten.lower.trace import Block, Const, Context, HostCall, Object, Source, Tensor, Value
 from hasten.ops.registry import NoNative, Node, find
+
+
+ASSUMPTIONS = 8  # ways of choosing sides that are tried
 
 
 @dataclass
@@ -41,8 +44,26 @@ class Traced:
 
 
 def trace_model(model: ir.Model, options: Options | None = None) -> Traced:
-    """Trace a model prepared by `hasten.graph.prepare`. Raises ModelError (types and shapes contradict) or UnsupportedOperator."""
-    cx = Context(options or Options())
+    """Trace a model prepared by `hasten.graph.prepare`. Raises ModelError (types and shapes contradict) or UnsupportedOperator.
+
+    An If whose sides differ in rank (what exporters make of `squeeze`) has no type of its own: one side is assumed, which the run then checks,
+    and where the rest of the model contradicts it, the other one.
+    """
+    assumed: dict[str, bool] = {}
+    for _ in range(ASSUMPTIONS):
+        cx = Context(options or Options())
+        cx.assumed = assumed
+        try:
+            return _trace(model, cx)
+        except (ModelError, TypeInferenceError):
+            undecided = [k for k, side in assumed.items() if side]
+            if not undecided:
+                raise
+            assumed[undecided[-1]] = False
+    raise ModelError(f"more than {ASSUMPTIONS} ways to choose between branches of different ranks ({', '.join(assumed)})")
+
+
+def _trace(model: ir.Model, cx: Context) -> Traced:
     tracer = _Tracer(cx, model)
     graph = model.graph
     for value in graph.inputs:
@@ -86,7 +107,9 @@ class _Tracer:
                     continue
                 out.append(d)
             else:
-                label = str(d.value) if d.value is not None else f"{name}_{k}"
+                label = str(d.value or "")
+                if not any(ch.isalnum() for ch in label):  # nameless, or "?": sizes that have nothing to do with each other
+                    label = f"{name}_{k}"
                 out.append(self.symbols.setdefault(label, D.symbol(_identifier(label, self.cx))))
         return tuple(out)
 
@@ -182,15 +205,18 @@ class _Tracer:
         if self.depth > 40:
             raise ModelError("graphs are nested more than 40 deep")
         outer, self.env = self.env, dict(self.env)
+        checks, self.cx.checks = self.cx.checks, []
+        first = self.cx.const(0, "int64").order
         self.depth += 1
         try:
             for v, x in zip(graph.inputs, inputs, strict=True):
                 self.env[v] = x
             self.run(graph)
-            return Block([self.value(v, "subgraph output") for v in graph.outputs])  # type: ignore[misc]
+            values = [self.value(v, "subgraph output") for v in graph.outputs]
+            return Block(values, first, self.cx.const(0, "int64").order, self.cx.checks)
         finally:
             self.depth -= 1
-            self.env = outer
+            self.env, self.cx.checks = outer, checks
 
     # --- host ops -----------------------------------------------------------------------------------------------------------
     def host(self, node: ir.Node, wrapped: Node, inputs: list[Value | None], reason: str) -> list[Value | None]:
@@ -209,7 +235,7 @@ class _Tracer:
                 results.append(Object(kind, call))
             else:
                 dt, shape = kind
-                results.append(Tensor(self.cx, dt, tuple(D.symbol(self.cx.fresh("h")) if d is None else d for d in shape), call))
+                results.append(Tensor(self.cx, dt, tuple(D.symbol(self.cx.unknown()) if d is None else d for d in shape), call))
         call.results = results
         return results
 

@@ -48,9 +48,10 @@ def plan(program: P.Program, sizes: dict[str, DimLike], outputs: set[str], known
     for b in sizes:
         if b in lives and b not in place:
             place[b] = P.Alloc(b, sizes[b], "output" if b in outputs else "heap")  # type: ignore[assignment]
-    program.instructions[:] = _insert(program.instructions, place, lives, outputs)
+    views = [place.pop(b) for b in list(slot_of)]
+    program.instructions[:] = _insert(program.instructions, place, lives, outputs)  # type: ignore[arg-type]
     if slots:
-        program.instructions.insert(0, P.Arena("arena", total))
+        program.instructions[:0] = [P.Arena("arena", total), *views]
     return total
 
 

@@ -52,6 +52,10 @@ class Schedule:
 
     cx: Context
     outputs: list[Tensor]
+    block: Block | None = None
+    parent: Schedule | None = None
+    externals: dict[int, Tensor] = field(default_factory=dict)  # of enclosing blocks, to be in memory before this one runs
+    inner: dict[int, Schedule] = field(default_factory=dict)  # of nested blocks, by id
     forced: set[int] = field(default_factory=set)
     order: list[Tensor] = field(default_factory=list)  # everything reached, in the order of the trace
     users: dict[int, list[Tensor]] = field(default_factory=dict)
@@ -74,6 +78,8 @@ class Schedule:
 
     def inline(self, t: Tensor) -> bool:
         """Whether reading t computes it in place."""
+        if self.parent is not None and self.block is not None and not self.block.holds(t):
+            return self.parent.inline(t)
         return isinstance(t.origin, (T.Map, T.View, T.Concat)) and id(t) not in self.realized
 
     # --- what is read by what -------------------------------------------------------------------------------------------------
@@ -85,6 +91,10 @@ class Schedule:
         while stack:
             t = stack.pop()
             if id(t) in seen:
+                continue
+            if self.block is not None and not self.block.holds(t):
+                if not isinstance(t.origin, T.Const):
+                    self.externals[id(t)] = t
                 continue
             seen[id(t)] = t
             for u in self._dependencies(t):
@@ -127,24 +137,41 @@ class Schedule:
                     self.plain.add(id(u))
             return [self._behind(u) for u in o.operands]
         if isinstance(o, T.HostCall):
-            found = [u for u in o.operands if isinstance(u, Tensor)]
-            for u in found:
-                self._force(u)
-                self.plain.add(id(u))
-            return found
-        if isinstance(o, T.Branch):
-            self._force(o.condition)
-            return [o.condition, *_captured(o.then), *_captured(o.other)]
-        if isinstance(o, T.LoopOf):
             for u in o.operands:
-                self._force(u)
-                self.plain.add(id(u))
-            return list(o.operands)
+                if isinstance(u, Tensor):
+                    self._force(u)
+                    self.plain.add(id(u))
+            return [u for u in o.operands if u is not None]  # type: ignore[misc]
+        if isinstance(o, (T.Branch, T.Loop)):
+            return self._control(o)
         if isinstance(o, T.View) and id(t) in self.forced and o.flat:
             return [o.base]
         if isinstance(o, T.Concat):
             return list(o.parts)
         return [u for u, _ in self.look(t).loads]
+
+    def _control(self, o: T.Branch | T.Loop) -> list[Tensor]:
+        """What control flow needs of this block: its operands, and what its blocks use from outside."""
+        if isinstance(o, T.Branch):
+            found, blocks = [o.condition], [o.then, o.other]
+            wanted = {id(o.then): o.then.values, id(o.other): o.other.values}
+        else:
+            found = [c.first for c in o.carried] + ([o.start] if o.start is not None else [])
+            blocks = [o.body]
+            wanted = {id(o.body): [*(c.next for c in o.carried), *o.stacked, *([o.go_on] if o.go_on is not None else [])]}
+        for u in found:
+            self._force(u)
+            self.plain.add(id(u))
+        for b in blocks:
+            if id(b) not in self.inner:
+                self.inner[id(b)] = Schedule(self.cx, wanted[id(b)], b, self).run()  # type: ignore[arg-type]
+            for u in self.inner[id(b)].externals.values():
+                if isinstance(u.origin, T.Map):
+                    self._force(u)
+                found.append(self._behind(u))
+        if isinstance(o, T.Loop) and isinstance(o.trips, D.Dim):
+            found.extend(self.sizes(o.trips))
+        return found
 
     def _behind(self, u: Tensor) -> Tensor:
         """The tensor whose memory serves operand u, if u is only another view of it."""
@@ -240,7 +267,7 @@ class Schedule:
                 break
             u = min(ahead, key=lambda x: x.order)
             own = self._follows(u, members, inverses, root)
-            if own is None or id(u) in self.fused:
+            if own is None or id(u) in self.fused or id(u) in self.absorbed:
                 break
             members[id(u)], inverses[id(u)] = u, own
             open_ends = [m for m in members.values() if id(m) in self.forced or any(id(x) not in members for x in self.users.get(id(m), []))]
@@ -347,7 +374,3 @@ def symbols(prefix: str, extents: Sequence[DimLike]) -> tuple[DimLike, ...]:
     """Index symbols for a shape."""
     return tuple(D.symbol(f"{prefix}${k}", n) for k, n in enumerate(extents))
 
-
-def _captured(block: Block) -> list[Tensor]:
-    """Results of a nested block: what they need of the enclosing block is found through them."""
-    return list(block.values)

@@ -33,6 +33,9 @@ Index = tuple[DimLike, ...]
 Shape = tuple[DimLike, ...]
 
 
+_ORDER = itertools.count()  # of making: whatever a tensor needs was made before it
+
+
 @dataclass(eq=False)
 class Source:
     """Memory that exists before: an input of the program, or a value of an enclosing block."""
@@ -118,41 +121,79 @@ class HostCall:
     results: list[Value | None] = field(default_factory=list)
 
 
+Check = tuple[DimLike, str, DimLike, str, str]  # left, op, right, message, kind
+
+
+@dataclass(eq=False)
+class Block:
+    """A traced subgraph: `values` are its results. Tensors made before `first` or after `last` belong to enclosing blocks, which it may use
+    freely; `checks` are run only when the block is."""
+
+    values: list[Value]
+    first: int
+    last: int
+    checks: list[Check]
+
+    def holds(self, t: Value) -> bool:
+        """Whether t was made inside."""
+        return self.first < t.order < self.last
+
+
 @dataclass(eq=False)
 class Branch:
-    """If: `condition` (a bool tensor of one element); one traced block per side, giving the results in order."""
+    """If: `condition` (a tensor of one element); one block per side gives the results. Sizes of results that differ between the sides are
+    the symbols in `sizes`: for each result, {axis: symbol}."""
 
     condition: Tensor
     then: Block
     other: Block
     results: list[Tensor] = field(default_factory=list)
+    sizes: list[dict[int, str]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
-class LoopOf:
-    """Loop and Scan: see ops/control.py and lower/emit_control.py."""
+class Carried:
+    """A value that goes from round to round: its first value, how the body sees it, what the body makes of it; `sizes`: {axis: symbol} of
+    sizes that may change from round to round."""
 
-    spec: Any
-    operands: list[Tensor]
+    first: Tensor
+    seen: Tensor
+    next: Tensor
+    sizes: dict[int, str]
+
+
+@dataclass(eq=False)
+class Loop:
+    """Loop and Scan: at most `trips` rounds (None: no limit), as long as `go_on` holds. `round` is the symbol of the round's number in the body.
+    `stacked`: for each scan output the body's tensor, whose elements of all rounds are laid one after another; `count`: the symbol of the number
+    of rounds done, unless that is `trips`. Results: the carried values, then the scan outputs in the order of rounds."""
+
+    trips: DimLike | None
+    start: Tensor | None
+    go_on: Tensor | None
+    round: str
+    body: Block
+    carried: list[Carried]
+    stacked: list[Tensor]
+    count: str | None
     results: list[Tensor] = field(default_factory=list)
 
 
-@dataclass(eq=False)
-class Block:
-    """A traced subgraph: `values` are its results; tensors of enclosing blocks may be used freely."""
-
-    values: list[Tensor]
-
-
-Origin = Union[Source, Const, Map, View, Concat, Nest, Kernel, HostCall, Branch, LoopOf]
+Origin = Union[Source, Const, Map, View, Concat, Nest, Kernel, HostCall, Branch, Loop]
 
 
 class Object:
     """A host value: sequence, optional, string tensor, or a tensor whose rank isn't known. `kind` is readable, as "sequence(float32)"."""
 
+    shape: Shape = ()
+    dtype = "object"
+    size = 1
+    node: Any = None
+
     def __init__(self, kind: str, origin: HostCall | Source):
         self.kind, self.origin = kind, origin
         self.name = ""
+        self.order = next(_ORDER)
 
     def __repr__(self) -> str:
         return f"<{self.kind}>"
@@ -165,7 +206,7 @@ class Tensor:
 
     def __init__(self, cx: Context, dtype: str, shape: Sequence[DimLike], origin: Origin):
         self.cx, self.dtype, self.shape, self.origin = cx, dtype, tuple(shape), origin
-        self.order = next(cx.counter)
+        self.order = next(_ORDER)
         self.name = ""
         self.node = cx.node  # the model's node that is being traced: for reports
         self._ints: Any = False
@@ -201,11 +242,12 @@ class Context:
 
     def __init__(self, options: Any = None):
         self.options = options  # precision, isa, host_ops ...
-        self.counter = itertools.count()
         self.fresh = Fresh()
         self.bound: dict[str, Expr] = {}  # index symbols with a computed value
         self.defined: dict[str, tuple[Tensor, int, int]] = {}  # size symbols read at run time: tensor, element, sign
-        self.checks: list[tuple[DimLike, str, DimLike, str, str]] = []  # left, op, right, message, kind
+        self.joined: dict[str, int] = {}  # size symbols that host ops and control flow define, with the order of their making
+        self.assumed: dict[str, bool] = {}  # nodes whose condition is assumed to hold, or not to
+        self.checks: list[Check] = []
         self.node: Any = None
         self.inline: Callable[[Tensor], bool] | None = None  # set while emitting: which tensors are evaluated in place
         self._memo: dict[tuple[int, Index], Expr] = {}
@@ -343,6 +385,16 @@ class Context:
         return k.results
 
     # --- values and sizes -------------------------------------------------------------------------------------------------
+    def unknown(self) -> str:
+        """A new size symbol that host ops or control flow will define."""
+        name = self.fresh("h")
+        self.joined[name] = next(_ORDER)
+        return name
+
+    def made_in(self, block: Block) -> set[str]:
+        """Size symbols that control flow inside a block defines."""
+        return {n for n, order in self.joined.items() if block.first < order < block.last}
+
     def where(self) -> str:
         """The node being traced, for messages."""
         return str(self.node) if self.node is not None else "model"

@@ -1,0 +1,246 @@
+"""Emission of control flow and host ops: nested blocks become nested instructions.
+
+Results of an If are copied into memory that both sides fill; carried values of a loop live in a buffer of their own that each round replaces, and
+scan outputs are written in place, into memory that grows where the number of rounds isn't known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hasten.base import dims as D
+from hasten.base import dtypes
+from hasten.base.dims import DimLike
+from hasten.lower import trace as T
+from hasten.lower.schedule import Schedule, symbols
+from hasten.lower.trace import Block, Tensor
+from hasten.vm import program as P
+
+if TYPE_CHECKING:
+    from hasten.lower.emit import Buffer, Emission
+
+FIRST_ROUNDS = 16  # rounds that memory of scan outputs has room for at first
+
+
+def emit_block(e: Emission, schedule: Schedule, block: Block, finish: Callable[[], None]) -> tuple[P.Instruction, ...]:
+    """The instructions of a nested block; `finish` adds what is done with its results."""
+    saved = (e.code, e.schedule, e.defined, e.buffers, e.checks)
+    e.code, e.schedule = [], schedule
+    e.defined, e.buffers, e.checks = set(e.defined), dict(e.buffers), list(block.checks)
+    try:
+        e.emit_checks()
+        for t in schedule.order:
+            if id(t) in schedule.realized:
+                e.realize(t)
+        e.emit_checks(last=True)
+        finish()
+        return tuple(e.code)
+    finally:
+        e.code, e.schedule, e.defined, e.buffers, e.checks = saved
+
+
+def copy_to(e: Emission, value: Tensor, target: Buffer, what: str = "copy", prefix: tuple[DimLike, ...] = ()) -> None:
+    """Copy a tensor into memory, at index (*prefix, ...)."""
+    e.need(*value.shape, *prefix)
+    idx = symbols("o", value.shape)
+    with e.evaluating():
+        element = value.at(idx)
+    e.nest_call(value, [(D.as_symbol(i), n) for i, n in zip(idx, value.shape, strict=True)], [(element, value.dtype, target, (*prefix, *idx))], what)
+
+
+def bytes_of(t: Tensor) -> DimLike:
+    return t.size * dtypes.dtype(t.dtype).size
+
+
+def emit_branch(e: Emission, o: T.Branch) -> None:
+    """If."""
+    from hasten.lower.emit import Buffer, row_major
+
+    taken = e.fresh("taken")
+    e.code.append(P.Read(taken, e.operand(o.condition, "plain").name, 0, o.condition.dtype))
+    e.defined.add(taken)
+    for r, sizes in zip(o.results, o.sizes, strict=True):
+        if not sizes:
+            e.allocate(r)
+        else:
+            e.buffers[id(r)] = Buffer(e.fresh("joined"), row_major(r.shape))
+
+    def side(block: Block) -> tuple[P.Instruction, ...]:
+        def finish() -> None:
+            for r, sizes, value in zip(o.results, o.sizes, block.values, strict=True):
+                assert isinstance(value, Tensor)
+                e.need(*value.shape)
+                for axis, name in sizes.items():
+                    e.code.append(P.Let(name, value.shape[axis]))
+                    e.defined.add(name)
+                target = e.buffers[id(r)]
+                if sizes:
+                    e.code.append(P.Alloc(target.name, bytes_of(value)))
+                copy_to(e, value, Buffer(target.name, row_major(value.shape)))
+
+        return emit_block(e, e.schedule.inner[id(block)], block, finish)
+
+    e.code.append(P.If(D.symbol(taken), side(o.then), side(o.other)))
+    e.defined |= {name for sizes in o.sizes for name in sizes.values()}
+
+
+def emit_loop(e: Emission, o: T.Loop) -> None:
+    """Loop and Scan."""
+    _Loop(e, o).emit()
+
+
+class _Loop:
+    def __init__(self, e: Emission, o: T.Loop):
+        self.e, self.o = e, o
+        self.homes: list[Buffer] = []  # of the carried values
+        self.go = e.fresh("go")
+
+    def emit(self) -> None:
+        e, o = self.e, self.o
+        if o.trips is not None:
+            e.need(o.trips)
+        self._begin()
+        e.define(o.round, 0)
+        start: DimLike = 1
+        if o.start is not None:
+            name = e.fresh("taken")
+            e.code.append(P.Read(name, e.operand(o.start, "plain").name, 0, o.start.dtype))
+            e.defined.add(name)
+            start = D.symbol(name)
+        e.define(self.go, start)
+        body = emit_block(e, e.schedule.inner[id(o.body)], o.body, self._finish)
+        going: DimLike = D.symbol(self.go)
+        if o.trips is not None:
+            going = D._atom(D.Atom("if_lt", "", (D.symbol(o.round), o.trips, going, 0)))
+        e.code.append(P.While(going, body))
+        if o.count is not None:
+            e.define(o.count, D.symbol(o.round))
+        for c, r in zip(o.carried, o.results, strict=False):
+            for axis, name in c.sizes.items():
+                e.define(str(r.shape[axis]), D.symbol(name))
+
+    def _begin(self) -> None:
+        """Memory of carried values with their first contents, and of scan outputs."""
+        from hasten.lower.emit import Buffer, row_major
+
+        e, o = self.e, self.o
+        for c, r in zip(o.carried, o.results, strict=False):
+            e.need(*c.first.shape)
+            for axis, name in c.sizes.items():
+                e.define(name, c.first.shape[axis])
+            if c.sizes:
+                home = Buffer(e.fresh("carried"), row_major(r.shape))
+                e.code.append(P.Alloc(home.name, bytes_of(c.first)))
+                e.buffers[id(r)] = home
+            else:
+                home = e.allocate(r)
+            copy_to(e, c.first, Buffer(home.name, row_major(c.first.shape)))
+            e.buffers[id(c.seen)] = Buffer(home.name, row_major(c.seen.shape))
+            self.homes.append(home)
+        self.room = e.fresh("room")
+        self.rooms = {}
+        for t, r in zip(o.stacked, o.results[len(o.carried) :], strict=True):
+            if o.count is None:
+                e.allocate(r)
+                continue
+            e.buffers[id(r)] = Buffer(e.fresh("stacked"), row_major(r.shape))
+            e.need(*t.shape)
+            e.code.append(P.Alloc(e.buffers[id(r)].name, bytes_of(t) * FIRST_ROUNDS))
+        if o.count is not None and o.stacked:
+            e.define(self.room, FIRST_ROUNDS)
+
+    def _finish(self) -> None:
+        """End of a round: keep scan outputs, replace carried values, count."""
+        e, o = self.e, self.o
+        at = D.symbol(o.round)
+        if o.count is not None and o.stacked:
+            self._grow(at)
+        for t, r in zip(o.stacked, o.results[len(o.carried) :], strict=True):
+            copy_to(e, t, e.buffers[id(r)], "stack", (at,))
+        fresh = [self._next(c) for c in o.carried]
+        for c, home, new in zip(o.carried, self.homes, fresh, strict=True):
+            self._replace(c, home, new)
+        if o.go_on is not None:
+            name = e.fresh("taken")
+            e.code.append(P.Read(name, e.operand(o.go_on, "plain").name, 0, o.go_on.dtype))
+            e.define(self.go, D.symbol(name))
+        e.define(o.round, at + 1)
+
+    def _next(self, c: T.Carried) -> Buffer:
+        """The next value in memory that isn't the old one's: it may still be read."""
+        from hasten.lower.emit import Buffer, row_major
+
+        e = self.e
+        if not c.sizes:
+            return e.copy(c.next)
+        target = Buffer(e.fresh("next"), row_major(c.next.shape))
+        e.need(*c.next.shape)
+        e.code.append(P.Alloc(target.name, bytes_of(c.next)))
+        copy_to(e, c.next, target)
+        return target
+
+    def _replace(self, c: T.Carried, home: Buffer, new: Buffer) -> None:
+        from hasten.lower.emit import Buffer, row_major
+
+        e = self.e
+        if not c.sizes:
+            stand_in = Tensor(e.cx, c.next.dtype, c.next.shape, T.Source("next"))
+            e.buffers[id(stand_in)] = new
+            e.keep.append(stand_in)
+            copy_to(e, stand_in, Buffer(home.name, row_major(c.next.shape)))
+            return
+        e.code.append(P.Free(home.name))
+        e.code.append(P.View(home.name, new.name, 0))
+        names = {name: e.fresh("size") for name in c.sizes.values()}
+        for axis, name in c.sizes.items():
+            e.define(names[name], c.next.shape[axis])
+        for name in c.sizes.values():
+            e.define(name, D.symbol(names[name]))
+
+    def _grow(self, at: DimLike) -> None:
+        """Double the memory of scan outputs when it is full."""
+        from hasten.lower.emit import Buffer
+
+        e, o = self.e, self.o
+        room = D.symbol(self.room)
+        saved, e.code = e.code, []
+        for t, r in zip(o.stacked, o.results[len(o.carried) :], strict=True):
+            old = e.buffers[id(r)]
+            new = e.fresh("grown")
+            e.need(*t.shape)
+            e.code.append(P.Alloc(new, bytes_of(t) * room * 2))
+            stand_in = Tensor(e.cx, t.dtype, (at * t.size,), T.Source("stacked"))
+            e.buffers[id(stand_in)] = Buffer(old.name, (1,))
+            e.keep.append(stand_in)
+            copy_to(e, stand_in, Buffer(new, (1,)))
+            e.code.append(P.Free(old.name))
+            e.code.append(P.View(old.name, new, 0))
+        e.code.append(P.Let(self.room, room * 2))
+        grown, e.code = tuple(e.code), saved
+        e.code.append(P.If(D.if_equal(at, room, 1, 0), grown, ()))
+
+
+def emit_host(e: Emission, o: T.HostCall) -> None:
+    """A host op."""
+    from hasten.lower.emit import Buffer, row_major
+
+    inputs: list[P.HostTensor | P.HostObject | None] = []
+    for v in o.operands:
+        if isinstance(v, Tensor):
+            e.need(*v.shape)
+            inputs.append(P.HostTensor(e.operand(v, "plain").name, v.dtype, v.shape))
+        else:
+            inputs.append(None if v is None else P.HostObject(e.object_name(v)))
+    outputs: list[P.HostTensor | P.HostObject | None] = []
+    for r in o.results:
+        if isinstance(r, Tensor):
+            e.buffers[id(r)] = Buffer(e.fresh("host"), row_major(r.shape))
+            outputs.append(P.HostTensor(e.buffers[id(r)].name, r.dtype, tuple(d if isinstance(d, int) else str(d) for d in r.shape)))
+            e.defined |= {s for d in r.shape for s in D.symbols(d)}
+        else:
+            outputs.append(None if r is None else P.HostObject(e.object_name(r)))
+    program = e.lowered.program
+    program.host_ops.append(P.HostOp(o.name, o.op, o.payload))
+    e.code.append(P.Host(len(program.host_ops) - 1, tuple(inputs), tuple(outputs)))
+    e.note(o.name, o.op, "host")
