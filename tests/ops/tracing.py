@@ -22,7 +22,7 @@ OPSET = 24
 def model_of(
     node: onnx.NodeProto, inputs: Mapping[str, np.ndarray], constants: Sequence[str] = (), static: bool = False
 ) -> onnx.ModelProto:
-    """A model of one node. Inputs named in `constants` become initializers; the others get symbolic sizes unless `static`."""
+    """A model of one node; inputs in `constants` are initializers, the others have symbolic sizes unless `static`."""
 
     def kind(name: str, x: np.ndarray) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(

@@ -41,11 +41,21 @@ def known_axes(cx: Context, t: Tensor | None, rank: int) -> list[int] | None:
     return axes_of(cx, values, rank)
 
 
-def sizes_of(cx: Context, t: Tensor) -> tuple[DimLike, ...]:
-    """The values of a tensor of sizes as dims. Raises NoNative where even their number is unknown."""
+def sizes_of(cx: Context, t: Tensor, count: int | None = None) -> tuple[DimLike, ...]:
+    """The values of a tensor of sizes as dims. count: how many there must be, where that is known otherwise.
+
+    Raises NoNative where even their number is unknown."""
+    if count is not None and t.rank == 1 and not isinstance(t.shape[0], int):
+        t = resized(cx, t, count)
     if not all(isinstance(d, int) for d in t.shape):
         raise NoNative("the number of values in a tensor of sizes is known at run time only")
     return cx.read_ints(as_int64(cx, t))
+
+
+def resized(cx: Context, t: Tensor, count: int) -> Tensor:
+    """A tensor of one axis, whose size must turn out to be `count`."""
+    cx.require(t.shape[0], "==", count, f"there must be {count} values")
+    return cx.view((count,), t, lambda i: i)
 
 
 def scalar_of(cx: Context, t: Tensor) -> DimLike:

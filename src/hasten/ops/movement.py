@@ -108,7 +108,7 @@ def split(cx: Context, node: Node, x: Tensor, sizes: Tensor | None = None) -> li
     total = x.shape[axis]
     parts: Sequence[DimLike]
     if sizes is not None:
-        parts = sizes_of(cx, sizes)
+        parts = sizes_of(cx, sizes, node.n_outputs)
         for d in parts:
             cx.require(0, "<=", d, "sizes of Split must not be negative")
         cx.require(D.product(()) * 0 + sum(parts), "==", total, "sizes of Split must add up to the size of the axis")
@@ -127,7 +127,7 @@ def split(cx: Context, node: Node, x: Tensor, sizes: Tensor | None = None) -> li
 @operator("Tile")
 def tile(cx: Context, node: Node, x: Tensor, repeats: Tensor) -> Tensor:
     tensors(node, x, repeats)
-    times = sizes_of(cx, repeats)
+    times = sizes_of(cx, repeats, x.rank)
     for r in times:
         cx.require(0, "<=", r, "repeats must not be negative")
     shape = [d * r for d, r in zip(x.shape, times, strict=True)]
@@ -201,7 +201,7 @@ def pad_with(
     value: Callable[[], Expr] | None = None,
     mode: str = "constant",
 ) -> Tensor:
-    """x with `before` and `after` elements more (negative: fewer) on every axis: `value()` (default 0), or made from x."""
+    """x with `before` and `after` more elements (negative: fewer) on every axis: `value()` or 0, or made from x."""
     shape = tuple(d + b + a for d, b, a in zip(x.shape, before, after, strict=True))
     for d in shape:
         cx.require(0, "<=", d, "padding must leave no negative size")
@@ -236,7 +236,7 @@ def pad(
     mode = node.attr("mode", "constant")
     if mode != "constant" and mode not in _PAD_MODES:
         raise ModelError(f"{node}: unknown mode {mode!r}")
-    given = sizes_of(cx, pads)
+    given = sizes_of(cx, pads, 2 * x.rank if axes is None else None)
     half = len(given) // 2
     if len(given) % 2 or half != (x.rank if axes is None else axes.shape[0]):
         raise ModelError(f"{node}: {len(given)} pads for {'all' if axes is None else axes.shape[0]} of {x.rank} axes")
@@ -249,8 +249,8 @@ def pad(
 @operator("CenterCropPad")
 def center_crop_pad(cx: Context, node: Node, x: Tensor, target: Tensor) -> Tensor:
     tensors(node, x, target)
-    wanted = sizes_of(cx, target)
     axes = axes_of(cx, node.attr("axes", None) or range(x.rank), x.rank)
+    wanted = sizes_of(cx, target, len(axes))
     before: list[DimLike] = [0] * x.rank
     after: list[DimLike] = [0] * x.rank
     for k, t in zip(axes, wanted, strict=True):

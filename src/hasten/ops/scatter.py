@@ -34,6 +34,9 @@ def scatter_elements(cx: Context, node: Node, x: Tensor, indices: Tensor, update
 def scatter_nd(cx: Context, node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     tensors(node, x, indices, updates)
     depth = indices.shape[-1]
+    if not isinstance(depth, int):
+        depth = indices.rank - 1 + x.rank - updates.rank
+        cx.require(indices.shape[-1], "==", depth, "indices must select slices of the updates' shape")
     if not isinstance(depth, int) or not 0 <= depth <= x.rank:
         raise ModelError(f"{node}: the last axis of indices has size {depth}; it must be known and at most {x.rank}")
     wanted = indices.shape[:-1] + x.shape[depth:]
