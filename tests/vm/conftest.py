@@ -92,7 +92,9 @@ class Toolbox:
             objects.append(compile_text(emit_model(program, self.isa), self.isa, 1))
         return link(objects, exports(program, interpreted=True))
 
-    def model(self, program: Program, constants: bytes = b"", interpreted: bool = False, threads: int = 2, **options: Any) -> Model:
+    def model(
+        self, program: Program, constants: bytes = b"", interpreted: bool = False, threads: int = 2, **options: Any
+    ) -> Model:
         if interpreted:
             options["profile"] = lambda instruction, seconds: None
         options.setdefault("memory_limit", MEMORY_LIMIT)

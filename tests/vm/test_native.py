@@ -23,6 +23,24 @@ def wrap(x: int) -> int:
     return (x + INT64 // 2) % INT64 - INT64 // 2
 
 
+def encode(x: int) -> tuple[int, int, int]:
+    """Three numbers that are not negative, from which `encoded` makes any 64-bit integer."""
+    return (x, 0, 0) if x >= 0 else (0, min(-x, (1 << 63) - 1), int(x == -(1 << 63)))
+
+
+def encoded(name: str, index: int) -> list[P.Instruction]:
+    """integer `name` from three elements of x."""
+    parts = [D.symbol(f"{name}{n}") for n in range(3)]
+    reads = [P.Read(f"{name}{n}", "x", index + n, "int64") for n in range(3)]
+    return [*reads, P.Let(name, parts[0] - parts[1] - parts[2])]
+
+
+def signed(name: str, index: int, dtype: str) -> list[P.Instruction]:
+    """integer `name` := an element of x of either sign."""
+    plus, minus = P.Read(name + "_plus", "x", index, dtype), P.Read(name + "_minus", "x", index, dtype, -1)
+    return [plus, minus, P.Let(name, D.symbol(plus.name) - D.symbol(minus.name))]
+
+
 def doubling(*extra: P.Instruction, shape: tuple[Any, ...] = (N, 4)) -> P.Program:
     """y = 2 * x, with more instructions in front of the call."""
     size = D.product(shape)
@@ -58,27 +76,41 @@ def test_one_call(toolbox: Any) -> None:
 def test_operations_at_the_limits(toolbox: Any, kind: str) -> None:
     a, b = D.symbol("a"), D.symbol("b")
     x = D.Dim((((D.Atom(kind, "", (a, b)),), 1),))
-    body: list[P.Instruction] = [P.Read("a", "x", 0, "int64"), P.Read("b", "x", 1, "int64")]
-    native, interpreted = toolbox.both(numbers(2, body, [x]))
+    native, interpreted = toolbox.both(numbers(6, [*encoded("a", 0), *encoded("b", 3)], [x]))
     edge = [0, 1, -1, 2, -2, 7, -7, 64, (1 << 63) - 1, -(1 << 63), 1 << 62]
     for p in edge:
         for q in edge:
             want = wrap(D.EVALUATORS[kind](p, q))
-            given = np.array([p, q])
+            given = np.array([*encode(p), *encode(q)])
             assert native(given)[0] == interpreted(given)[0] == want, (p, q)
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.3, -1.7, 1e-3, 2.5e10])
 def test_scale_is_floor_in_doubles(toolbox: Any, factor: float) -> None:
     x = D.Dim((((D.Atom("scale", "", (D.symbol("a"), factor)),), 1),))
-    native, interpreted = toolbox.both(numbers(1, [P.Read("a", "x", 0, "int64")], [x]))
+    native, interpreted = toolbox.both(numbers(1, signed("a", 0, "int64"), [x]))
     for value in (0, 1, -1, 3, 10, -10, 999, 12345678, -87654321):
         assert native(np.array([value]))[0] == interpreted(np.array([value]))[0] == math.floor(value * factor)
 
 
-@pytest.mark.parametrize("dtype", [
-    "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "bfloat16", "float32", "float64",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "bool",
+        "int8",
+        "uint8",
+        "int16",
+        "uint16",
+        "int32",
+        "uint32",
+        "int64",
+        "uint64",
+        "float16",
+        "bfloat16",
+        "float32",
+        "float64",
+    ],
+)
 def test_read_every_type(toolbox: Any, dtype: str) -> None:
     from hasten.base.dtypes import to_numpy
 
@@ -89,17 +121,21 @@ def test_read_every_type(toolbox: Any, dtype: str) -> None:
     elif dtype.startswith("int"):
         values = np.array([0, -1, 100, -128, 127])
     array = values.astype(dt)
-    program = numbers(1, [P.Read(f"v{n}", "x", n, dtype) for n in range(len(array))], [D.symbol(f"v{n}") for n in range(len(array))])
+    program = numbers(
+        1,
+        [i for n in range(len(array)) for i in signed(f"v{n}", n, dtype)],
+        [D.symbol(f"v{n}") for n in range(len(array))],
+    )
     program.inputs = [P.TensorSpec("x", dtype, (len(array),), "x")]
     native, interpreted = toolbox.both(program)
     got = native(array)
     assert got.tolist() == interpreted(array).tolist()
     assert got[:5].tolist() == [int(v) for v in array[:5].astype(np.float64)]
     if len(array) > 5:
-        assert got[5:8].tolist() == [(1 << 63) - 1, -(1 << 63), 0]
+        assert got[5:8].tolist() == [(1 << 63) - 1, 1 - (1 << 63), 0]
 
 
-# --- random programs -------------------------------------------------------------------------------------------------------
+# --- random programs --------------------------------------------------------------------------------------------------
 NAMES = ["a", "b", "c", "d"]
 
 
@@ -109,10 +145,18 @@ def sizes(draw: st.DrawFn, depth: int = 2) -> D.DimLike:
         return draw(st.one_of(st.integers(-9, 9), st.sampled_from([D.symbol(n) for n in [*NAMES, "N", "M"]])))
     one, two = draw(sizes(depth=depth - 1)), draw(sizes(depth=depth - 1))
     op = draw(st.sampled_from(["+", "-", "*", "//", "%", "max", "min", "eq", "lt", "scale"]))
-    simple = {"+": lambda: one + two, "-": lambda: one - two, "*": lambda: one * two, "//": lambda: D.floordiv(one, two),
-              "%": lambda: D.mod(one, two), "max": lambda: D.maximum(one, two), "min": lambda: D.minimum(one, two),
-              "eq": lambda: D.if_equal(one, two, one + 1, two), "lt": lambda: D.if_less(one, two, two, one - 2),
-              "scale": lambda: D.scale_floor(one, 0.75)}  # fmt: skip
+    simple = {
+        "+": lambda: one + two,
+        "-": lambda: one - two,
+        "*": lambda: one * two,
+        "//": lambda: D.floordiv(one, two),
+        "%": lambda: D.mod(one, two),
+        "max": lambda: D.maximum(one, two),
+        "min": lambda: D.minimum(one, two),
+        "eq": lambda: D.if_equal(one, two, one + 1, two),
+        "lt": lambda: D.if_less(one, two, two, one - 2),
+        "scale": lambda: D.scale_floor(one, 0.75),
+    }
     return simple[op]()
 
 
@@ -133,17 +177,30 @@ def instructions(draw: st.DrawFn, depth: int) -> list[P.Instruction]:
         elif kind == "read":
             found.append(P.Read(name, "memory", D.mod(draw(sizes()), 8), "int64"))
         elif kind == "check":
-            found.append(P.Check(small(draw(sizes())), draw(st.sampled_from(["!=", "<="])), 1000 + draw(st.integers(-900, 0)), "a check",
-                                 draw(st.sampled_from(["shape", "value"]))))  # fmt: skip
+            found.append(
+                P.Check(
+                    small(draw(sizes())),
+                    draw(st.sampled_from(["!=", "<="])),
+                    1000 + draw(st.integers(-900, 0)),
+                    "a check",
+                    draw(st.sampled_from(["shape", "value"])),
+                )
+            )
         elif kind == "heap":
-            found += [P.Alloc("heap", 64 + small(draw(sizes()))), P.Call("k_put", ("heap", 0, draw(sizes()))), P.Read(name, "heap", 0, "int64")]
+            found += [
+                P.Alloc("heap", 64 + small(draw(sizes()))),
+                P.Call("k_put", ("heap", 0, draw(sizes()))),
+                P.Read(name, "heap", 0, "int64"),
+            ]
             found += [P.Let(name, small(D.symbol(name)))]
             if draw(st.booleans()):
                 found.append(P.Free("heap"))
         elif kind == "fail" and draw(st.integers(0, 4)) == 0:
             found.append(P.Call("k_status", (draw(sizes()),)))
         elif kind == "if" and depth:
-            found.append(P.If(draw(sizes()), tuple(draw(instructions(depth - 1))), tuple(draw(instructions(depth - 1)))))
+            found.append(
+                P.If(draw(sizes()), tuple(draw(instructions(depth - 1))), tuple(draw(instructions(depth - 1))))
+            )
         elif kind == "while" and depth:
             counter = f"i{depth}"
             body = [P.Let(counter, D.symbol(counter) - 1), *draw(instructions(depth - 1))]
@@ -154,7 +211,11 @@ def instructions(draw: st.DrawFn, depth: int) -> list[P.Instruction]:
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=instructions(2), n=st.integers(0, 5), m=st.integers(0, 5))
 def test_random_programs(toolbox: Any, result_of: Any, body: list[P.Instruction], n: int, m: int) -> None:
-    start: list[P.Instruction] = [P.Arena("arena", 256), P.View("memory", "arena", 64), *(P.Let(v, k) for k, v in enumerate(NAMES))]
+    start: list[P.Instruction] = [
+        P.Arena("arena", 256),
+        P.View("memory", "arena", 64),
+        *(P.Let(v, k) for k, v in enumerate(NAMES)),
+    ]
     start += [P.Call("k_put", ("memory", k, 3 * k)) for k in range(8)]
     program = numbers(1, [*start, *body], [D.symbol(v) for v in NAMES])
     program.inputs = [P.TensorSpec("x", "float32", (N, M), "x")]
@@ -164,7 +225,7 @@ def test_random_programs(toolbox: Any, result_of: Any, body: list[P.Instruction]
         assert result_of(native, x) == result_of(interpreted, x)
 
 
-# --- failures ------------------------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 def test_checks(toolbox: Any) -> None:
     body = [P.Check(N, "<", 5, "too many rows", "value"), P.Check(D.mod(N, 2), "==", 0, "rows come in pairs")]
     for model in toolbox.both(doubling(*body)):
@@ -202,7 +263,14 @@ def test_sizes_that_overflow_or_pass_the_limit(toolbox: Any, result_of: Any) -> 
 
 def test_failing_calls_leak_nothing(toolbox: Any) -> None:
     size = 1 << 14
-    body = [P.Arena("s", size), P.Alloc("h", size), P.Alloc("g", size), P.Free("h"), P.Alloc("o", size, "output"), P.Call("k_status", (N - 1,))]
+    body = [
+        P.Arena("s", size),
+        P.Alloc("h", size),
+        P.Alloc("g", size),
+        P.Free("h"),
+        P.Alloc("o", size, "output"),
+        P.Call("k_status", (N - 1,)),
+    ]
     model = toolbox.model(doubling(*body))
     good, bad, wrong = np.ones((1, 4), np.float32), np.ones((2, 4), np.float32), np.ones((2, 5), np.float32)
 
@@ -251,10 +319,20 @@ def test_models_come_and_go(toolbox: Any) -> None:
 
 
 def test_no_inputs_and_several_outputs(toolbox: Any) -> None:
-    program = P.Program([], [P.TensorSpec("a", "int64", (2,), "a"), P.TensorSpec("b", "int64", (), "b")], [], [
-        P.Alloc("a", 16, "output"), P.Alloc("b", 8, "output"), P.Call("k_put", ("a", 0, 5)), P.Call("k_put", ("a", 1, 6)),
-        P.Call("k_put", ("b", 0, 7)), P.Output(1, "b", ()), P.Output(0, "a", (2,)),
-    ])  # fmt: skip
+    program = P.Program(
+        [],
+        [P.TensorSpec("a", "int64", (2,), "a"), P.TensorSpec("b", "int64", (), "b")],
+        [],
+        [
+            P.Alloc("a", 16, "output"),
+            P.Alloc("b", 8, "output"),
+            P.Call("k_put", ("a", 0, 5)),
+            P.Call("k_put", ("a", 1, 6)),
+            P.Call("k_put", ("b", 0, 7)),
+            P.Output(1, "b", ()),
+            P.Output(0, "a", (2,)),
+        ],
+    )
     for model in toolbox.both(program):
         a, b = model()
         assert a.tolist() == [5, 6] and b.shape == () and b == 7
@@ -276,8 +354,11 @@ def test_binding_of_symbols(toolbox: Any, result_of: Any) -> None:
     native, interpreted = toolbox.both(program)
     good = np.zeros((4, 2), np.float32), np.zeros((7, 3, 2), np.int8)
     assert result_of(native, *good) == result_of(interpreted, *good) == [[2, 7]]
-    for p, q, text in [((4, 3), (7, 3, 3), "axis 0 must be N*2 = 6, not 4"), ((4, 2), (7, 3, 1), r"axis 2 must be N = 2 (from input 'p'), not 1"),
-                       ((4, 2), (7, 4, 2), "axis 1 must be 3, not 4")]:  # fmt: skip
+    for p, q, text in [
+        ((4, 3), (7, 3, 3), "axis 0 must be N*2 = 6, not 4"),
+        ((4, 2), (7, 3, 1), r"axis 2 must be N = 2 (from input 'p'), not 1"),
+        ((4, 2), (7, 4, 2), "axis 1 must be 3, not 4"),
+    ]:
         given = np.zeros(p, np.float32), np.zeros(q, np.int8)
         kind, message = result_of(native, *given)
         assert kind == "ShapeMismatch" and text in message

@@ -24,17 +24,29 @@ def doubling(work: D.DimLike) -> P.Program:
         [P.TensorSpec("x", "float32", (N,), "x")],
         [P.TensorSpec("y", "float32", (N,), "y")],
         [],
-        [P.Arena("s", N * 4), P.Alloc("y", N * 4, "output"), P.Call("k_double", ("x", "s", N), work), P.Call("k_double", ("s", "y", N), work),
-         P.Output(0, "y", (N,))],
-    )  # fmt: skip
+        [
+            P.Arena("s", N * 4),
+            P.Alloc("y", N * 4, "output"),
+            P.Call("k_double", ("x", "s", N), work),
+            P.Call("k_double", ("s", "y", N), work),
+            P.Output(0, "y", (N,)),
+        ],
+    )
 
 
 def marking(work: int) -> P.Program:
-    body = [P.Alloc("y", 64, "output"), *(P.Call("k_put", ("y", n, 0)) for n in range(8)), P.Call("k_mark", ("y",), work), P.Output(0, "y", (8,))]
+    body = [
+        P.Alloc("y", 64, "output"),
+        *(P.Call("k_put", ("y", n, 0)) for n in range(8)),
+        P.Call("k_mark", ("y",), work),
+        P.Output(0, "y", (8,)),
+    ]
     return P.Program([], [P.TensorSpec("y", "int64", (8,), "y")], [], body)
 
 
-@pytest.mark.parametrize(("work", "want"), [(0, [1]), (9_999, [1]), (10_000, [2, 2]), (16_000, [3, 3, 3]), (10**9, [4] * 4)])
+@pytest.mark.parametrize(
+    ("work", "want"), [(0, [1]), (9_999, [1]), (10_000, [2, 2]), (16_000, [3, 3, 3]), (10**9, [4] * 4)]
+)
 def test_threads_by_work(toolbox: Any, work: int, want: list[int]) -> None:
     want = want + [0] * (8 - len(want))
     for model in toolbox.both(marking(work), threads=4):
@@ -123,7 +135,7 @@ def test_long_calls_release_the_lock(toolbox: Any) -> None:
         assert model(x)[0] == 3
 
 
-# --- how many ------------------------------------------------------------------------------------------------------------------
+# --- how many ---------------------------------------------------------------------------------------------------------
 def test_thread_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "usable_cpus", lambda: 6)
     assert runtime.thread_count() == 6

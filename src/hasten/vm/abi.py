@@ -1,12 +1,15 @@
-"""What generated code and its loader agree on: names of symbols, words of the model's context, status codes, and how inputs bind sizes.
+"""What generated code and its loader agree on: names of symbols, words of the model's context, status codes, and how
+inputs bind sizes.
 
-Every model image exports `CONTEXT`, an array of 8-byte words that the loader fills before the first run (see `Word`), and the functions
-    hst_run(ptr inputs, ptr outputs, ptr info) -> i64      the whole Program; words of `inputs`: for each input its data pointer, then its dims;
-                                                           `outputs` likewise, written by the run (the pointers lie in blocks that `hst_release` frees)
+Every model image exports `CONTEXT`, an array of 8-byte words that the loader fills before the first run (see `Word`),
+and the functions
+    hst_run(ptr inputs, ptr outputs, ptr info) -> i64      the whole Program; words of `inputs`: for each input its data
+                                                           pointer, then its dims; `outputs` likewise, written by the
+                                                           run (the pointers lie in blocks that `hst_release` frees)
     hst_call                                               the CPython function (METH_FASTCALL) around it
     hst_trim()                                             gives cached scratch memory back to the system
-hst_run returns 0, a kernel's status (see `program.STATUS_MESSAGES`; STATUS_UNKNOWN for numbers that have no message), STATUS_INPUT, or FIRST_CHECK + the number of the Check that failed, whose
-two sides are then in info[0] and info[1].
+hst_run returns 0, a kernel's status (see `program.STATUS_MESSAGES`; STATUS_UNKNOWN for numbers that have no message),
+STATUS_INPUT, or FIRST_CHECK + the number of the Check that failed, whose two sides are then in info[0] and info[1].
 """
 
 from __future__ import annotations
@@ -21,8 +24,15 @@ from hasten.vm.program import Call, Check, If, Instruction, Program, TensorSpec,
 ABI = 1
 CONTEXT, RUN, CALL, TRIM = "hst_context", "hst_run", "hst_call", "hst_trim"
 MODEL_EXPORTS = (CONTEXT, RUN, CALL, TRIM)
-"""Symbols to export when linking the image of a native Program; an image for the interpreter exports its kernels instead."""
-PARALLEL, RESET, WORKERS, RELEASE, INVOKE = "hst_parallel", "hst_pool_reset", "hst_pool_workers", "hst_release", "hst_invoke"
+"""Symbols to export when linking the image of a native Program; an image for the interpreter exports its kernels
+instead."""
+PARALLEL, RESET, WORKERS, RELEASE, INVOKE = (
+    "hst_parallel",
+    "hst_pool_reset",
+    "hst_pool_workers",
+    "hst_release",
+    "hst_invoke",
+)
 CHECKSUM = "hst_checksum"
 RUNTIME_EXPORTS = (PARALLEL, RESET, WORKERS, RELEASE, INVOKE, CHECKSUM)
 """Symbols to export when linking the image of the run-time library."""
@@ -64,8 +74,8 @@ def tensors(specs: Sequence[object]) -> list[TensorSpec]:
 
 @dataclass(frozen=True)
 class Binding:
-    """How shapes of inputs give values to symbols: `bound` maps a symbol to (input, axis); `checked` lists the axes whose size must equal a
-    dim; all others need no check. Only inputs that are tensors count."""
+    """How shapes of inputs give values to symbols: `bound` maps a symbol to (input, axis); `checked` lists the axes
+    whose size must equal a dim; all others need no check. Only inputs that are tensors count."""
 
     bound: dict[str, tuple[int, int]]
     checked: tuple[tuple[int, int, DimLike], ...]
@@ -91,7 +101,9 @@ def bind(program: Program) -> Binding:
             continue
         missing = symbols(dim) - bound.keys()
         if missing:
-            raise CompileError(f"input {program.inputs[number].name!r}: nothing gives a value to {', '.join(sorted(missing))}")
+            raise CompileError(
+                f"input {program.inputs[number].name!r}: nothing gives a value to {', '.join(sorted(missing))}"
+            )
         checked.append((number, axis, dim))
     return Binding(bound, tuple(checked))
 
@@ -113,7 +125,8 @@ def checks(program: Program) -> list[Check]:
 
 
 def kernel_names(program: Program) -> list[str]:
-    """Symbols of the kernels that the Program calls, in order of first use: the exports of an image for the interpreter."""
+    """Symbols of the kernels that the Program calls, in order of first use: the exports of an image for the
+    interpreter."""
     return list(dict.fromkeys(i.kernel for i in walk(program.instructions) if isinstance(i, Call)))
 
 

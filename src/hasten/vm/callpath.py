@@ -1,7 +1,7 @@
 """From a Program, its machine code and its constants to something that Python calls.
 
-`make_model` gives a `NativeModel` (one generated function does the whole run) or, for Programs with host ops or Python objects, an
-`InterpretedModel` of `hasten.vm.interpreter`. Both have
+`make_model` gives a `NativeModel` (one generated function does the whole run) or, for Programs with host ops or Python
+objects, an `InterpretedModel` of `hasten.vm.interpreter`. Both have
     model(*arrays)      inputs by position; one output as itself, several as a tuple
     model.call          the same as a plain function, for callers that count tenths of a microsecond
     model.run(feeds)    dict to dict, by name
@@ -100,7 +100,12 @@ def status_error(code: int) -> Exception:
 
 
 class _MethodDef(ctypes.Structure):
-    _fields_ = [("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p)]
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    ]
 
 
 _METH_FASTCALL = 0x80
@@ -122,7 +127,11 @@ class NativeModel(Model):
         words[Word.CONSTANTS] = constants.address
         words[Word.PARALLEL], words[Word.RELEASE] = runtime.parallel, runtime.release
         words[Word.THREADS], words[Word.LIMIT] = self.threads, memory_limit
-        words[Word.ARRAY_TYPE], words[Word.NEW_ARRAY], words[Word.SET_BASE] = api.array_type, api.new_from_descr, api.set_base_object
+        words[Word.ARRAY_TYPE], words[Word.NEW_ARRAY], words[Word.SET_BASE] = (
+            api.array_type,
+            api.new_from_descr,
+            api.set_base_object,
+        )
         for number, dtype in enumerate(dtypes):
             words[Word.DESCRIPTORS + number] = id(dtype)
         _free_scratch_with(image)
@@ -175,8 +184,11 @@ class _Errors:
 
 
 def _python_function(image: LoadedImage, fallbacks: _Fallbacks, keep: object) -> Callable[..., Any]:
-    """The image's `hst_call` as a Python function. Its `self` tuple holds all that the machine code needs alive, the image included."""
-    definition = _MethodDef(b"call", image.address(abi.CALL), _METH_FASTCALL, b"Run the model on its inputs, by position.")
+    """The image's `hst_call` as a Python function. Its `self` tuple holds all that the machine code needs alive, the
+    image included."""
+    definition = _MethodDef(
+        b"call", image.address(abi.CALL), _METH_FASTCALL, b"Run the model on its inputs, by position."
+    )
     owner = (fallbacks.slow, fallbacks.wrong_shape, fallbacks.failed, definition, image, keep)
     create = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
         ctypes.cast(ctypes.pythonapi.PyCFunction_NewEx, ctypes.c_void_p).value or 0
@@ -191,9 +203,10 @@ def make_model(
 ) -> Model:  # fmt: skip
     """A callable model.
 
-    `image` has `abi.MODEL_EXPORTS` (native Programs) or the Program's kernels (others; see `exports`), `constants` is any buffer (used in
-    place if it is 64-byte aligned), `runtime` the run-time library or its image, `threads` None for what this process may use. With
-    `profile`, or where the interpreter of Python is an unusual one, the Program runs in `hasten.vm.interpreter`.
+    `image` has `abi.MODEL_EXPORTS` (native Programs) or the Program's kernels (others; see `exports`), `constants` is
+    any buffer (used in place if it is 64-byte aligned), `runtime` the run-time library or its image, `threads` None for
+    what this process may use. With `profile`, or where the interpreter of Python is an unusual one, the Program runs in
+    `hasten.vm.interpreter`.
     """
     loaded = LoadedImage.from_memory(image) if isinstance(image, Image) else image
     library = runtime if isinstance(runtime, Runtime) else load_runtime(runtime)
@@ -207,6 +220,7 @@ def make_model(
 
 
 def exports(program: Program, interpreted: bool = False) -> list[str]:
-    """Symbols that the image of a Program must export. With `interpreted`, also what the interpreter needs of a native one (profiling)."""
+    """Symbols that the image of a Program must export. With `interpreted`, also what the interpreter needs of a native
+    one (profiling)."""
     kernels = abi.kernel_names(program)
     return [*abi.MODEL_EXPORTS, *(kernels if interpreted else ())] if program.native else kernels

@@ -1,13 +1,15 @@
 """`.hasten` files: a compiled model on disk, ready to be mapped.
 
-    0     magic (8 bytes), format (u32), CRC-32 of these 64 bytes with this field zero (u32), size of the header part with its padding (u64),
-          size of the file (u64), SHA-256 of the header part (32 bytes)
+    0     magic (8 bytes), format (u32), CRC-32 of these 64 bytes with this field zero (u32), size of the header part
+          with its padding (u64), size of the file (u64), SHA-256 of the header part (32 bytes)
     64    header: JSON, padded with spaces to the next page
-    ...   sections, each from a page's beginning, padded with zeros: the run-time library, the model's machine code, its constants
+    ...   sections, each from a page's beginning, padded with zeros: the run-time library, the model's machine code, its
+          constants
 
-The header names each section's offset, size and checksum: SHA-256 for code, the run-time library's own sums (at the speed of memory) for
-constants. All padding is covered too, so whatever is altered or cut off is found. Machine code and constants are mapped, not read.
-A checksum is no signature: a file holds machine code, so load only files that you would run.
+The header names each section's offset, size and checksum: SHA-256 for code, the run-time library's own sums (at the
+speed of memory) for constants. All padding is covered too, so whatever is altered or cut off is found. Machine code and
+constants are mapped, not read. A checksum is no signature: a file holds machine code, so load only files that you would
+run.
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ _SECTIONS = ("runtime", "image", "constants")
 
 @dataclass(frozen=True)
 class Saved:
-    """A model read from a file: mapped, not yet callable. `threads` is the most that its kernels may run on (their scratch memory is made for
-    so many), `report` what the writer gave."""
+    """A model read from a file: mapped, not yet callable. `threads` is the most that its kernels may run on (their
+    scratch memory is made for so many), `report` what the writer gave."""
 
     program: Program
     image: LoadedImage
@@ -65,12 +67,18 @@ class Saved:
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 def to_bytes(
-    program: Program, image: Image, runtime: Image, constants: Any, isa: isas.Isa, threads: int, report: Mapping[str, Any]
+    program: Program,
+    image: Image,
+    runtime: Image,
+    constants: Any,
+    isa: isas.Isa,
+    threads: int,
+    report: Mapping[str, Any],
 ) -> bytes:
-    """The contents of a model's file. `constants` is any buffer of bytes, `threads` the most that its kernels may run on, `report` plain
-    values for JSON."""
+    """The contents of a model's file. `constants` is any buffer of bytes, `threads` the most that its kernels may run
+    on, `report` plain values for JSON."""
     page = image.layout.page
-    parts = {"runtime": runtime.body(), "image": image.body(), "constants": memoryview(constants).cast("B")}
+    parts = {"runtime": runtime.body(), "image": image.body(), "constants": bytes(constants)}
     offsets, end = {}, 0
     for name in _SECTIONS:
         offsets[name] = end
@@ -127,16 +135,16 @@ def _replace(path: Path, parts: list[Any]) -> None:
         raise
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------------
-def read(path: str | os.PathLike[str]) -> Saved:
-    """Map a model's file.
+# --- reading ----------------------------------------------------------------------------------------------------------
+def read(path: str | os.PathLike[str], trailing: int = 0) -> Saved:
+    """Map a model's file; its last `trailing` bytes belong to somebody else (the cache).
 
-    Raises CorruptFile when it is no such file, of another format, cut off or altered; InputError when it was compiled for an instruction set
-    that this machine lacks; OSError when it cannot be opened.
+    Raises CorruptFile when it is no such file, of another format, cut off or altered; InputError when it was compiled
+    for an instruction set that this machine lacks; OSError when it cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     try:
-        return _File(os.fspath(path), descriptor).read()
+        return _File(os.fspath(path), descriptor, trailing).read()
     finally:
         os.close(descriptor)
 
@@ -157,9 +165,9 @@ def _memory_file() -> IO[bytes]:
 
 
 class _File:
-    def __init__(self, name: str, descriptor: int):
+    def __init__(self, name: str, descriptor: int, trailing: int = 0):
         self.name, self.descriptor = name, descriptor
-        self.size = os.fstat(descriptor).st_size
+        self.size = os.fstat(descriptor).st_size - trailing
 
     def corrupt(self, why: str) -> CorruptFile:
         return CorruptFile(f"{self.name}: {why}. Compile the model again.")
@@ -197,7 +205,9 @@ class _File:
         if zlib.crc32(head[:12] + bytes(4) + head[16:]) != crc:
             raise self.corrupt("its first 64 bytes are damaged")
         if self.size != total:
-            raise self.corrupt(f"the file has {self.size} bytes instead of {total}: it is cut off or something was added")
+            raise self.corrupt(
+                f"the file has {self.size} bytes instead of {total}: it is cut off or something was added"
+            )
         if length > min(_MAX_HEADER, total):
             raise self.corrupt("its header does not fit")
         text = os.pread(self.descriptor, length, 64)
@@ -235,9 +245,15 @@ class _File:
         for name, offset, end in zip(_SECTIONS, offsets, ends, strict=True):
             size = sections[name]["size"]
             numbers = (offset, end, size)
-            if not all(type(n) is int for n in numbers) or not 0 <= offset <= offset + size <= end <= self.size - start or end % 64:
+            if (
+                not all(type(n) is int for n in numbers)
+                or not 0 <= offset <= offset + size <= end <= self.size - start
+                or end % 64
+            ):
                 raise self.corrupt(f"its section {name!r} lies outside the file")
-        return {name: (start + offset, end - offset) for name, offset, end in zip(_SECTIONS, offsets, ends, strict=True)}
+        return {
+            name: (start + offset, end - offset) for name, offset, end in zip(_SECTIONS, offsets, ends, strict=True)
+        }
 
     def check_code(self, view: mmap.mmap, places: Mapping[str, tuple[int, int]], sections: Mapping[str, Any]) -> None:
         with memoryview(view) as memory:

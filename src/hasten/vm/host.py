@@ -1,7 +1,9 @@
-"""Host ops: operators without a kernel, run by the reference implementation that comes with the onnx package (imported at the first use).
+"""Host ops: operators without a kernel, run by the reference implementation that comes with the onnx package (imported
+at the first use).
 
-A payload is a serialised ONNX model of one node: its opset imports say what the operator means. Operands are NumPy arrays and Python objects
-as `onnx.reference` takes them: sequences are lists, an empty optional is None, string tensors are arrays of objects.
+A payload is a serialised ONNX model of one node: its opset imports say what the operator means. Operands are NumPy
+arrays and Python objects as `onnx.reference` takes them: sequences are lists, an empty optional is None, string tensors
+are arrays of objects.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ class HostRunner:
         return f"node {self.site.name!r} ({self.site.op})"
 
     def __call__(self, values: Sequence[Any]) -> list[Any]:
-        """Results by position of the node's outputs (None where it leaves one out). `values` go by position of its inputs (None: left out).
+        """Results by position of the node's outputs (None where it leaves one out). `values` go by position of its
+        inputs (None: left out).
 
-        Raises ExecutionError naming the node for whatever goes wrong inside, MissingDependency without the onnx package.
+        Raises ExecutionError naming the node for whatever goes wrong inside, MissingDependency without the onnx
+        package.
         """
         evaluator, inputs, outputs = self._prepared()
         feeds = {name: value for name, value in zip(inputs, values, strict=False) if name}
@@ -52,7 +56,9 @@ class HostRunner:
             import onnx
             from onnx.reference import ReferenceEvaluator
         except ImportError:
-            raise MissingDependency(f"{self.where} runs on the host, which needs the onnx package: pip install onnx") from None
+            raise MissingDependency(
+                f"{self.where} runs on the host, which needs the onnx package: pip install onnx"
+            ) from None
         try:
             model = onnx.load_model_from_string(self.site.payload)
             node = model.graph.node[0]

@@ -1,4 +1,5 @@
-"""What a model takes: turning what users feed into the arrays that a Program reads, or saying precisely what is wrong with it."""
+"""What a model takes: turning what users feed into the arrays that a Program reads, or saying precisely what is wrong
+with it."""
 
 from __future__ import annotations
 
@@ -37,7 +38,10 @@ class Signature:
     def from_names(self, feeds: Mapping[str, Any]) -> list[Any]:
         """The values of `feeds` by position. Raises InputError for a missing or unknown name."""
         if not isinstance(feeds, Mapping):
-            raise InputError(f"run() takes a dict from input names to arrays, not {type(feeds).__name__}; the model takes {self.describe()}")
+            raise InputError(
+                f"run() takes a dict from input names to arrays, not {type(feeds).__name__}; "
+                f"the model takes {self.describe()}"
+            )
         missing = [n for n in self.names if n not in feeds]
         extra = [str(n) for n in feeds if n not in self.names]
         if missing or extra:
@@ -53,7 +57,8 @@ class Signature:
         if len(values) != len(self.specs):
             raise InputError(f"{len(values)} inputs were given, the model takes {len(self.specs)}: {self.describe()}")
         arrays = [
-            self._array(s, v) if isinstance(s, TensorSpec) else _object(s, v) for s, v in zip(self.specs, values, strict=True)
+            self._array(s, v) if isinstance(s, TensorSpec) else _object(s, v)
+            for s, v in zip(self.specs, values, strict=True)
         ]
         self.sizes(arrays)
         return arrays
@@ -62,7 +67,10 @@ class Signature:
         want = to_numpy(spec.dtype)
         found = _as_array(value, want)
         if found is None:
-            raise TypeMismatch(f"input {spec.name!r}: {_kind(value)} cannot be used, the model takes {self.wanted(spec)}{_hint(value, want)}")
+            raise TypeMismatch(
+                f"input {spec.name!r}: {_kind(value)} cannot be used, "
+                f"the model takes {self.wanted(spec)}{_hint(value, want)}"
+            )
         array = np.require(np.asarray(found), want, ["C", "A"])
         if array.ndim != len(spec.shape):
             raise ShapeMismatch(
@@ -72,7 +80,8 @@ class Signature:
         return array if array.dtype is want and type(array) is np.ndarray else array.view(want, np.ndarray)
 
     def sizes(self, arrays: Sequence[Any]) -> dict[str, int]:
-        """Values of the symbols in the inputs' shapes. Raises ShapeMismatch where a size contradicts the model or another input."""
+        """Values of the symbols in the inputs' shapes. Raises ShapeMismatch where a size contradicts the model or
+        another input."""
         env = {name: arrays[number].shape[axis] for name, (number, axis) in self.binding.bound.items()}
         for number, axis, dim in self.binding.checked:
             got, want = arrays[number].shape[axis], evaluate(dim, env)
@@ -80,7 +89,8 @@ class Signature:
                 spec = self.specs[number]
                 why = f"{want}" if isinstance(dim, int) else f"{dim} = {want}{self._origin(dim)}"
                 raise ShapeMismatch(
-                    f"input {spec.name!r}: the model takes {self.wanted(spec)}, got shape {shape_text(arrays[number].shape)}: "
+                    f"input {spec.name!r}: the model takes {self.wanted(spec)}, "
+                    f"got shape {shape_text(arrays[number].shape)}: "
                     f"axis {axis} must be {why}, not {got}"
                 )
         return env
@@ -92,11 +102,14 @@ class Signature:
 
 
 def _object(spec: ObjectSpec, value: Any) -> Any:
-    """Python objects as host ops take them: string tensors and tensors of unknown rank as arrays, sequences as lists of such."""
+    """Python objects as host ops take them: string tensors and tensors of unknown rank as arrays, sequences as lists of
+    such."""
     if spec.kind.startswith("sequence"):
         if not isinstance(value, (list, tuple)):
-            raise TypeMismatch(f"input {spec.name!r}: {_kind(value)} cannot be used, the model takes a list: {spec.kind}")
-        return [v if isinstance(v, (list, dict)) else np.asarray(v) for v in value]
+            raise TypeMismatch(
+                f"input {spec.name!r}: {_kind(value)} cannot be used, the model takes a list: {spec.kind}"
+            )
+        return [v if isinstance(v, dict) else np.asarray(v) for v in value]
     if spec.kind.startswith("tensor"):
         array = np.asarray(value)
         return array.astype(object) if array.dtype.kind in "UT" else array
@@ -111,9 +124,14 @@ def _as_array(value: Any, want: np.dtype[Any]) -> np.ndarray[Any, Any] | None:
         return array if same else None
     if isinstance(value, (bool, int, float, list, tuple)):
         return _from_python(value, want)
-    if hasattr(value, "__dlpack__") or hasattr(value, "__array__") or hasattr(value, "__buffer__") or isinstance(value, (bytes, memoryview)):
-        array = _from_other(value, want)
-        return array if array is not None and array.dtype == want else None
+    if (
+        hasattr(value, "__dlpack__")
+        or hasattr(value, "__array__")
+        or hasattr(value, "__buffer__")
+        or isinstance(value, (bytes, memoryview))
+    ):
+        other = _from_other(value, want)
+        return other if other is not None and other.dtype == want else None
     return None
 
 
@@ -123,7 +141,10 @@ def _from_python(value: Any, want: np.dtype[Any]) -> np.ndarray[Any, Any] | None
         array = np.asarray(value)
         if array.size == 0:
             return array.astype(want)
-        kind, target = array.dtype.kind, "f" if want.kind == "V" or want.name.startswith(("bfloat", "float")) else want.kind
+        kind, target = (
+            array.dtype.kind,
+            "f" if want.kind == "V" or want.name.startswith(("bfloat", "float")) else want.kind,
+        )
         if kind == "b" or target == "b":
             return array if kind == target else None
         if kind in "iu" and target in "iu":
@@ -135,7 +156,8 @@ def _from_python(value: Any, want: np.dtype[Any]) -> np.ndarray[Any, Any] | None
 
 
 def _from_other(value: Any, want: np.dtype[Any]) -> np.ndarray[Any, Any] | None:
-    """Arrays of other libraries: DLPack, then the array protocol. Types that NumPy lacks come as their bits (PyTorch)."""
+    """Arrays of other libraries: DLPack, then the array protocol. Types that NumPy lacks come as their bits
+    (PyTorch)."""
     try:
         return np.from_dlpack(value)
     except Exception:  # noqa: BLE001 - any library's refusal (device, gradient, dtype) means: try the next protocol
@@ -154,8 +176,16 @@ def _kind(value: Any) -> str:
     dtype = getattr(value, "dtype", None)
     if dtype is not None:
         return f"{dtype} {type(value).__name__} of shape {shape_text(tuple(getattr(value, 'shape', ())))}"
-    return f"{value!r:.40} ({type(value).__name__})" if isinstance(value, (bool, int, float, list, tuple, str)) else type(value).__name__
+    return (
+        f"{value!r:.40} ({type(value).__name__})"
+        if isinstance(value, (bool, int, float, list, tuple, str))
+        else type(value).__name__
+    )
 
 
 def _hint(value: Any, want: np.dtype[Any]) -> str:
-    return f"; convert it with .astype({want.name!r})" if isinstance(value, np.ndarray) and value.dtype.kind in "biufV" else ""
+    return (
+        f"; convert it with .astype({want.name!r})"
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biufV"
+        else ""
+    )

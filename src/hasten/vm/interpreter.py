@@ -1,8 +1,8 @@
-"""The interpreter: runs a Program instruction by instruction in Python. It defines what Programs mean, and is the only driver for Programs with
-host ops or Python objects.
+"""The interpreter: runs a Program instruction by instruction in Python. It defines what Programs mean, and is the only
+driver for Programs with host ops or Python objects.
 
-Integers that do not fit into 64 bits fail the run where they are assigned, compared or allocate memory, and wrap around elsewhere (offsets and
-kernel arguments), as in the native driver. Kernels run in the same pool of threads.
+Integers that do not fit into 64 bits fail the run where they are assigned, compared or allocate memory, and wrap around
+elsewhere (offsets and kernel arguments), as in the native driver. Kernels run in the same pool of threads.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class _Run:
                 handler(self, instruction)
                 profile(instruction, time.perf_counter() - start)
 
-    # --- integers --------------------------------------------------------------------------------------------------------
+    # --- integers -----------------------------------------------------------------------------------------------------
     def exact(self, x: DimLike, code: int) -> int:
         """The value of x; the run fails with `code` where it does not fit into 64 bits."""
         value = self._evaluate(x)
@@ -146,13 +146,14 @@ class _Run:
         if self.status.value:
             raise status_error(self.status.value)
 
-    # --- instructions ----------------------------------------------------------------------------------------------------
+    # --- instructions -------------------------------------------------------------------------------------------------
     def let(self, i: Let) -> None:
         self.integers[i.name] = self.exact(i.value, STATUS_SHAPE)
 
     def read(self, i: Read) -> None:
         self.check_status()
-        self.integers[i.name] = read_element(self.buffers[i.buffer].address, self.wrapped(i.index), i.dtype)
+        element = read_element(self.buffers[i.buffer].address, self.wrapped(i.index), i.dtype)
+        self.integers[i.name] = min(max(i.sign * element, 0), (1 << 63) - 1)
 
     def check(self, i: Check) -> None:
         left, right = self.exact(i.left, STATUS_SHAPE), self.exact(i.right, STATUS_SHAPE)
@@ -199,7 +200,7 @@ class _Run:
         assert isinstance(spec, TensorSpec)
         self.results[i.index] = self.array(self.buffers[i.buffer], spec.dtype, tuple(map(self.wrapped, i.shape)))
 
-    # --- host ops --------------------------------------------------------------------------------------------------------
+    # --- host ops -----------------------------------------------------------------------------------------------------
     def array(self, buffer: _Buffer, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """The memory of a buffer as an array that keeps it alive."""
         dt = to_numpy(dtype)
@@ -219,7 +220,8 @@ class _Run:
                 self.objects[wanted.object] = result
 
     def operand(self, x: HostTensor | HostObject | None) -> Any:
-        """What the host op gets: copies of tensors, since results and sequences may hold on to them longer than the buffers live."""
+        """What the host op gets: copies of tensors, since results and sequences may hold on to them longer than the
+        buffers live."""
         if x is None:
             return None
         if isinstance(x, HostObject):
@@ -240,9 +242,13 @@ class _Run:
         fits = array.ndim == len(names)
         if fits:
             self.integers.update((n, s) for n, s in zip(names, array.shape, strict=True) if n is not None)
-            fits = all(n is not None or self.wrapped(d) == s for n, d, s in zip(names, wanted.shape, array.shape, strict=True))
+            fits = all(
+                n is not None or self.wrapped(d) == s for n, d, s in zip(names, wanted.shape, array.shape, strict=True)
+            )
         if not fits:
-            raise ExecutionError(f"{where} has shape {shape_text(array.shape)}, the model says {shape_text(wanted.shape)}")
+            raise ExecutionError(
+                f"{where} has shape {shape_text(array.shape)}, the model says {shape_text(wanted.shape)}"
+            )
         buffer = _fresh(array.nbytes)
         self.array(buffer, wanted.dtype, array.shape)[...] = array
         self.buffers[wanted.buffer] = buffer

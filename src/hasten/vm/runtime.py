@@ -1,7 +1,9 @@
-"""The run-time library of this process: one pool of threads for all models, entry points of NumPy's C API, and how many threads to use.
+"""The run-time library of this process: one pool of threads for all models, entry points of NumPy's C API, and how many
+threads to use.
 
-The library's image is made where models are compiled and stored in every saved model; the first one that a process loads serves all models
-(`abi.ABI` says that they fit). It is never unmapped: its threads and the destructors of outputs live in it.
+The library's image is made where models are compiled and stored in every saved model; the first one that a process
+loads serves all models (`abi.ABI` says that they fit). It is never unmapped: its threads and the destructors of outputs
+live in it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ _runtime: Runtime | None = None
 
 @dataclass(frozen=True)
 class Runtime:
-    """The loaded run-time library: addresses of its functions, and `invoke(kernel, args, threads)` for the interpreter."""
+    """The loaded run-time library: addresses of its functions, and `invoke(kernel, args, threads)` for the
+    interpreter."""
 
     image: LoadedImage
     parallel: int
@@ -36,12 +39,16 @@ class Runtime:
     invoke: Any
 
     def checksum(self, address: int, size: int) -> bytes:
-        """128 bytes that change with every byte of the memory [address, address + size), and with its order; size is a multiple of 64.
+        """128 bytes that change with every byte of the memory [address, address + size), and with its order; size is a
+        multiple of 64.
 
-        With 8-byte words w[0], w[1], ...: 8 sums (modulo 2**64) of the words of equal number modulo 8, then the 8 sums of all partial sums.
+        With 8-byte words w[0], w[1], ...: 8 sums (modulo 2**64) of the words of equal number modulo 8, then the 8 sums
+        of all partial sums.
         """
         sums = (ctypes.c_uint64 * 16)()
-        self.image.function(abi.CHECKSUM, None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)(address, size // 64, sums)
+        self.image.function(abi.CHECKSUM, None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)(
+            address, size // 64, sums
+        )
         return bytes(sums)
 
     def workers(self) -> int:
@@ -69,9 +76,10 @@ def loaded_runtime() -> Runtime | None:
     return _runtime
 
 
-# --- threads ---------------------------------------------------------------------------------------------------------------
+# --- threads ----------------------------------------------------------------------------------------------------------
 def thread_count(asked: int | None = None) -> int:
-    """Threads for a model: `asked`, else HASTEN_NUM_THREADS, else the CPUs that this process may use (affinity and cgroup quota).
+    """Threads for a model: `asked`, else HASTEN_NUM_THREADS, else the CPUs that this process may use (affinity and
+    cgroup quota).
 
     Raises InputError for a number below 1 or above 256.
     """
@@ -88,7 +96,8 @@ def thread_count(asked: int | None = None) -> int:
 
 
 def usable_cpus() -> int:
-    """CPUs that the scheduler may give to this process: the smaller of its affinity and its cgroups' quota (rounded down, at least 1)."""
+    """CPUs that the scheduler may give to this process: the smaller of its affinity and its cgroups' quota (rounded
+    down, at least 1)."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_quota()
     return count if quota is None else max(1, min(count, int(quota)))
@@ -112,7 +121,8 @@ def cgroup_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
 
 
 def _cgroups(root: Path, own: Path) -> list[Path]:
-    """Folders of the cgroup hierarchies (version 2, and the cpu controller of version 1) that hold this process, innermost first."""
+    """Folders of the cgroup hierarchies (version 2, and the cpu controller of version 1) that hold this process,
+    innermost first."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -128,7 +138,7 @@ def _cgroups(root: Path, own: Path) -> list[Path]:
     return folders
 
 
-# --- NumPy ------------------------------------------------------------------------------------------------------------------
+# --- NumPy ------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class NumpyApi:
     """Addresses in NumPy's table of C functions."""
@@ -140,13 +150,16 @@ class NumpyApi:
 
 @functools.cache
 def numpy_api() -> NumpyApi | None:
-    """NumPy's C API, or None where objects do not have the layout that the native call path reads (the interpreter works everywhere)."""
+    """NumPy's C API, or None where objects do not have the layout that the native call path reads (the interpreter
+    works everywhere)."""
     if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)():
         return None
     from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    get = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(ctypes.cast(pointer, ctypes.c_void_p).value or 0)
+    get = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ctypes.cast(pointer, ctypes.c_void_p).value or 0
+    )
     table = ctypes.cast(get(_multiarray_umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
     api = NumpyApi(table[2] or 0, table[94] or 0, table[282] or 0)
     return api if _layout_is_known(api) else None

@@ -10,6 +10,7 @@
       %b2 = alloc output N*64
       let d1 = N*2
       read d2 = int64 %b0 [d1 - 1]
+      read d3 = -int64 %b0 [0]
       check d2 <= N value "..."
       call relu_3f2a (%b0, %b2, d1) work N*12
       host 0 (float32 %b2 (N, 16), $h1, none) -> (int64 %b4 ("d4", 3))
@@ -23,8 +24,8 @@
       output 0 = %b2 (N, 16)
     host_op "node" "Op" <base64>
 
-Buffers have a %, objects a $; names that are not words, and all text, are quoted as in JSON. Sizes are in the syntax of `dims.parse`. In the
-shape of a host op's result, a quoted name is a size that the op assigns.
+Buffers have a %, objects a $; names that are not words, and all text, are quoted as in JSON. Sizes are in the syntax of
+`dims.parse`. In the shape of a host op's result, a quoted name is a size that the op assigns.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ FORMAT = "program 1"
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*", re.ASCII)
 
 
-# --- writing -----------------------------------------------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------------------------------
 def to_text(program: Program) -> str:
     """The program as text."""
     lines = [FORMAT]
@@ -75,7 +76,10 @@ def to_text(program: Program) -> str:
     lines += [f"constant %{_name(c.buffer)} at {c.offset} size {c.size}" for c in program.constants]
     lines.append("code")
     lines += _block(program.instructions, "  ")
-    lines += [f"host_op {json.dumps(h.name)} {json.dumps(h.op)} {base64.b64encode(h.payload).decode()}" for h in program.host_ops]
+    lines += [
+        f"host_op {json.dumps(h.name)} {json.dumps(h.op)} {base64.b64encode(h.payload).decode()}"
+        for h in program.host_ops
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -121,7 +125,7 @@ def _operands(operands: Sequence[HostTensor | HostObject | None]) -> str:
 
 _WRITERS: dict[type, Callable[[Any], str]] = {
     Let: lambda i: f"let {_name(i.name)} = {i.value}",
-    Read: lambda i: f"read {_name(i.name)} = {i.dtype} %{_name(i.buffer)} [{i.index}]",
+    Read: lambda i: f"read {_name(i.name)} = {'-' if i.sign < 0 else ''}{i.dtype} %{_name(i.buffer)} [{i.index}]",
     Check: lambda i: f"check {i.left} {i.op} {i.right} {i.kind} {json.dumps(i.message)}",
     Arena: lambda i: f"%{_name(i.buffer)} = arena {i.size}",
     View: lambda i: f"%{_name(i.buffer)} = view %{_name(i.base)}" + ("" if _is_zero(i.offset) else f" + {i.offset}"),
@@ -139,7 +143,7 @@ def _is_zero(x: DimLike) -> bool:
     return isinstance(x, int) and x == 0
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 def from_text(text: str) -> Program:
     """The program that a text describes. Raises ModelError naming the line that is wrong."""
     return _Reader(text).program()
@@ -166,23 +170,37 @@ def _unquote(text: str) -> str:
     return json.loads(text) if text.startswith('"') else text
 
 
-def _split(text: str) -> list[str]:
-    """Parts between commas outside of parentheses and quotes."""
-    parts, depth, start, quoted, escaped = [], 0, 0, False, False
+def _scan(text: str) -> Iterator[tuple[int, str, int]]:
+    """Position, character and depth in parentheses of all that is not quoted."""
+    depth, quoted, escaped = 0, False, False
     for at, c in enumerate(text):
         if quoted:
-            quoted, escaped = not (c == '"' and not escaped), c == "\\" and not escaped
-        elif c == '"':
-            quoted = True
-        elif c in "([":
-            depth += 1
-        elif c in ")]":
-            depth -= 1
-        elif c == "," and depth == 0:
+            quoted, escaped = c != '"' or escaped, c == "\\" and not escaped
+            continue
+        quoted = c == '"'
+        depth -= c in ")]"
+        yield at, c, depth
+        depth += c in "(["
+
+
+def _split(text: str) -> list[str]:
+    """Parts between commas outside of parentheses and quotes."""
+    parts, start = [], 0
+    for at, c, depth in _scan(text):
+        if c == "," and depth == 0:
             parts.append(text[start:at].strip())
             start = at + 1
     parts.append(text[start:].strip())
     return parts if parts != [""] else []
+
+
+def _group(text: str) -> tuple[str, str]:
+    """What is inside of the parentheses that the text begins with, and what follows them."""
+    if text.startswith("("):
+        for at, c, depth in _scan(text):
+            if c == ")" and depth == 0:
+                return text[1:at], text[at + 1 :]
+    raise _Syntax("parentheses do not match")
 
 
 def _dims(text: str) -> tuple[DimLike, ...]:
@@ -209,20 +227,42 @@ def _read_arguments(text: str) -> tuple[str | DimLike, ...]:
     return tuple(_unquote(a[1:]) if a.startswith("%") else _dim(a) for a in _split(text))
 
 
+def _read_call(m: re.Match[str]) -> Call:
+    args, rest = _group(m[2])
+    if rest and not rest.startswith(" work "):
+        raise _Syntax
+    return Call(_unquote(m[1]), _read_arguments(args), _dim(rest.removeprefix(" work ") or "0"))
+
+
+def _read_read(m: re.Match[str]) -> Read:
+    return Read(_unquote(m[1]), _unquote(m[4]), _dim(m[5]), m[3], -1 if m[2] else 1)
+
+
+def _read_host(m: re.Match[str]) -> Host:
+    inputs, rest = _group(m[2])
+    outputs, end = _group(rest.removeprefix(" -> "))
+    if end or not rest.startswith(" -> "):
+        raise _Syntax
+    return Host(int(m[1]), _read_operands(inputs), _read_operands(outputs))
+
+
 _OPERAND = re.compile(rf"(\w+) %{_NAME} \((.*)\)")
 _LINES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Instruction]], ...] = tuple(
     (re.compile(pattern), build)
     for pattern, build in (
-        (rf"call {_NAME} \((.*)\)(?: work (.+))?", lambda m: Call(_unquote(m[1]), _read_arguments(m[2]), _dim(m[3] or "0"))),
+        (rf"call {_NAME} (\(.+)", _read_call),
         (rf"%{_NAME} = view %{_NAME}(?: \+ (.+))?", lambda m: View(_unquote(m[1]), _unquote(m[2]), _dim(m[3] or "0"))),
         (rf"let {_NAME} = (.+)", lambda m: Let(_unquote(m[1]), _dim(m[2]))),
         (rf"%{_NAME} = alloc (\w+) (.+)", lambda m: Alloc(_unquote(m[1]), _dim(m[3]), m[2])),
         (rf"free %{_NAME}", lambda m: Free(_unquote(m[1]))),
-        (rf"check (.+?) (==|!=|<=|<) (.+?) (\w+) {_TEXT}", lambda m: Check(_dim(m[1]), m[2], _dim(m[3]), json.loads(m[5]), m[4])),
-        (rf"read {_NAME} = (\w+) %{_NAME} \[(.+)\]", lambda m: Read(_unquote(m[1]), _unquote(m[3]), _dim(m[4]), m[2])),
+        (
+            rf"check (.+?) (==|!=|<=|<) (.+?) (\w+) {_TEXT}",
+            lambda m: Check(_dim(m[1]), m[2], _dim(m[3]), json.loads(m[5]), m[4]),
+        ),
+        (rf"read {_NAME} = (-?)(\w+) %{_NAME} \[(.+)\]", _read_read),
         (rf"%{_NAME} = arena (.+)", lambda m: Arena(_unquote(m[1]), _dim(m[2]))),
         (rf"output ([0-9]+) = %{_NAME} \((.*)\)", lambda m: Output(int(m[1]), _unquote(m[2]), _dims(m[3]))),
-        (r"host ([0-9]+) \((.*)\) -> \((.*)\)", lambda m: Host(int(m[1]), _read_operands(m[2]), _read_operands(m[3]))),
+        (r"host ([0-9]+) (\(.+)", _read_host),
         (r"if (.+)", lambda m: If(_dim(m[1]), (), ())),
         (r"while (.+)", lambda m: While(_dim(m[1]), ())),
     )

@@ -1,9 +1,12 @@
-"""Code that runs Programs: the emitters of a model's driver and call path, and of the run-time library that all models of a process share.
+"""Code that runs Programs: the emitters of a model's driver and call path, and of the run-time library that all models
+of a process share.
 
     emit_model(program, isa)    one module (compile with opt=1); link with the kernels, exporting `abi.MODEL_EXPORTS`
-    emit_runtime(isa)           the run-time library, an image of its own exporting `abi.RUNTIME_EXPORTS`; `isa` is the portable level
+    emit_runtime(isa)           the run-time library, an image of its own exporting `abi.RUNTIME_EXPORTS`; `isa` is the
+                                portable level
 
-Everything in this package makes LLVM text and is needed only where models are compiled; what runs a compiled model is in `hasten.vm`.
+Everything in this package makes LLVM text and is needed only where models are compiled; what runs a compiled model is
+in `hasten.vm`.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ __all__ = ["emit_model", "emit_runtime"]
 
 
 def emit_model(program: Program, isa: Isa) -> str:
-    """LLVM text of the driver and call path of a native Program. Raises CompileError for a Program that only the interpreter can run."""
+    """LLVM text of the driver and call path of a native Program. Raises CompileError for a Program that only the
+    interpreter can run."""
     module = Module(isa)
     emit_driver(module, program)
     emit_call(module, program)

@@ -1,12 +1,13 @@
 """The call path: `hst_call`, the CPython function (METH_FASTCALL) of one model, which takes its inputs by position.
 
-It reads NumPy arrays directly where every input is exactly an `ndarray` of the right dtype and rank, contiguous and aligned; anything else
-goes to the Python function `self[0]`, called with the same arguments, which raises or returns a tuple of arrays to go on with. Sizes that do
-not fit go to `self[1]`, other failures to `self[2]`, called with (code, left, right), which raise. `self` is a tuple.
-One output is returned as itself, several (or none) as a tuple. Output memory belongs to a capsule, the base of its array.
+It reads NumPy arrays directly where every input is exactly an `ndarray` of the right dtype and rank, contiguous and
+aligned; anything else goes to the Python function `self[0]`, called with the same arguments, which raises or returns a
+tuple of arrays to go on with. Sizes that do not fit go to `self[1]`, other failures to `self[2]`, called with (code,
+left, right), which raise. `self` is a tuple. One output is returned as itself, several (or none) as a tuple. Output
+memory belongs to a capsule, the base of its array.
 
-Fields of ndarray objects are read by their offsets, which belong to NumPy's ABI (its macros compile to the same); the layout is that of
-interpreters with a global lock, and `hasten.vm.runtime` checks it before the first use.
+Fields of ndarray objects are read by their offsets, which belong to NumPy's ABI (its macros compile to the same); the
+layout is that of interpreters with a global lock, and `hasten.vm.runtime` checks it before the first use.
 """
 
 from __future__ import annotations
@@ -116,7 +117,9 @@ class _Call:
             self.go_unless(result.get().ne(null), trouble)
         for number, spec in enumerate(self.outputs):
             descriptor = f.load("ptr", context_word(f, Word.DESCRIPTORS + len(self.inputs) + number))
-            array = f.call(_WRAP, "ptr", [descriptor, f.const("i32", len(spec.shape)), f.offset(self.words_out, 8 * at)])
+            array = f.call(
+                _WRAP, "ptr", [descriptor, f.const("i32", len(spec.shape)), f.offset(self.words_out, 8 * at)]
+            )
             self.go_unless(array.ne(null), trouble)
             if several:
                 f.call("PyTuple_SetItem", "i32", [result.get(), f.const("i64", number), array])
@@ -183,9 +186,11 @@ class _Call:
 
 
 def _emit_wrap(module: Module) -> None:
-    """hst_wrap(descriptor, rank, words): an array that owns the block words[0], of the dims words[1:]; null with an exception set where
-    that fails. words[0] is cleared once an object of Python owns the block."""
-    f: Function = module.function(_WRAP, [("descriptor", "ptr"), ("rank", "i32"), ("words", "ptr")], "ptr", "nounwind noinline", internal=True)
+    """hst_wrap(descriptor, rank, words): an array that owns the block words[0], of the dims words[1:]; null with an
+    exception set where that fails. words[0] is cleared once an object of Python owns the block."""
+    f: Function = module.function(
+        _WRAP, [("descriptor", "ptr"), ("rank", "i32"), ("words", "ptr")], "ptr", "nounwind noinline", internal=True
+    )
     descriptor, rank, words = f.args
     null = f.const("ptr", 0)
     f.call("Py_IncRef", "void", [descriptor])  # the new array takes this reference

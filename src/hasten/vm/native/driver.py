@@ -1,8 +1,9 @@
 """The native driver: a Program as one generated function, `hst_run` (see `hasten.vm.abi` for its calling convention).
 
-Names that are assigned once, outside of If and While, are LLVM values; all others live in stack slots that LLVM turns into registers. Every
-failure jumps to one exit with its code; the exit frees what the run allocated. A kernel's failure is noticed before anything that could
-depend on its results (Read, If, While) and at the end. Scratch memory is kept for the next run; see `hasten.vm.native.memory`.
+Names that are assigned once, outside of If and While, are LLVM values; all others live in stack slots that LLVM turns
+into registers. Every failure jumps to one exit with its code; the exit frees what the run allocated. A kernel's failure
+is noticed before anything that could depend on its results (Read, If, While) and at the end. Scratch memory is kept for
+the next run; see `hasten.vm.native.memory`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def emit_driver(module: Module, program: Program) -> None:
     """
     if not program.native:
         raise CompileError("a program with host ops or Python objects is for the interpreter")
-    module.global_text(CONTEXT, f"@{CONTEXT} = dso_local global [{abi.context_words(program)} x i64] zeroinitializer, align 64")
+    module.global_text(
+        CONTEXT, f"@{CONTEXT} = dso_local global [{abi.context_words(program)} x i64] zeroinitializer, align 64"
+    )
     for kernel in abi.kernel_names(program):  # hidden: part of the same image, reached without a table
         module.global_text(kernel, f"declare hidden void @{kernel}(ptr, i64, i64)")
     _Driver(module, program).emit()
@@ -59,7 +62,9 @@ def emit_driver(module: Module, program: Program) -> None:
 
 def _emit_dispatch(module: Module) -> None:
     """hst_dispatch(kernel, args, work): on as many threads as `work` nanoseconds are worth."""
-    f = module.function(_DISPATCH, [("kernel", "ptr"), ("args", "ptr"), ("work", "i64")], "void", "nounwind noinline", internal=True)
+    f = module.function(
+        _DISPATCH, [("kernel", "ptr"), ("args", "ptr"), ("work", "i64")], "void", "nounwind noinline", internal=True
+    )
     kernel, args, work = f.args
     most = f.load("i64", memory.context_word(f, Word.THREADS))
     threads = f.smin(f.emit("i64", f"sdiv {work}, {abi.GRAIN}"), most)
@@ -100,7 +105,11 @@ class _Driver:
         self.binding = abi.bind(program)
         self.f: Function = module.function(RUN, [("inputs", "ptr"), ("outputs", "ptr"), ("info", "ptr")], "i64")
         self.sizes = Sizes(self.f, self.integer)
-        first = [*(f"b:{s.buffer}" for s in self.specs), *(f"b:{c.buffer}" for c in program.constants), *(f"i:{n}" for n in self.binding.bound)]
+        first = [
+            *(f"b:{s.buffer}" for s in self.specs),
+            *(f"b:{c.buffer}" for c in program.constants),
+            *(f"i:{n}" for n in self.binding.bound),
+        ]
         self.single = _single_assignments(program, first)
         self.values: dict[str, V] = {}
         self.variables: dict[str, Var] = {}
@@ -109,7 +118,7 @@ class _Driver:
         self.next_check = 0
         self.exit = "exit"
 
-    # --- frame ---------------------------------------------------------------------------------------------------------
+    # --- frame --------------------------------------------------------------------------------------------------------
     def emit(self) -> None:
         f = self.f
         self.inputs, self.outputs, self.info = f.args
@@ -155,7 +164,7 @@ class _Driver:
         for at in self.outputs_at:
             memory.unlink(f, f.offset(f.load("ptr", f.offset(self.outputs, 8 * at)), -memory.HEADER))
 
-    # --- names ---------------------------------------------------------------------------------------------------------
+    # --- names --------------------------------------------------------------------------------------------------------
     def integer(self, name: str) -> V:
         return self.get("i:" + name)
 
@@ -189,7 +198,7 @@ class _Driver:
     def set_buffer(self, name: str, value: V) -> None:
         self.set("b:" + name, value)
 
-    # --- failures ------------------------------------------------------------------------------------------------------
+    # --- failures -----------------------------------------------------------------------------------------------------
     def fail_if(self, bad: V, code: int | Callable[[], V], details: Callable[[], None] | None = None) -> None:
         f = self.f
         failed, fine = f.label("fail"), f.label("ok")
@@ -213,7 +222,7 @@ class _Driver:
             self.fail_if(overflow, code)
         return value
 
-    # --- instructions ----------------------------------------------------------------------------------------------------
+    # --- instructions -------------------------------------------------------------------------------------------------
     def block(self, instructions: Sequence[Instruction]) -> None:
         for instruction in instructions:
             _EMITTERS[type(instruction)](self, instruction)
@@ -228,7 +237,10 @@ class _Driver:
 
     def read(self, i: Read) -> None:
         self.check_status()
-        self.set_integer(i.name, emit_read(self.f, self.buffer(i.buffer), self.sizes.value(i.index), i.dtype))
+        element = emit_read(self.f, self.buffer(i.buffer), self.sizes.value(i.index), i.dtype)
+        if i.sign < 0:
+            element = 0 - self.f.smax(element, 1 - (1 << 63))
+        self.set_integer(i.name, self.f.smax(element, 0))
 
     def check(self, i: Check) -> None:
         number, self.next_check = self.next_check, self.next_check + 1
@@ -282,10 +294,10 @@ class _Driver:
     def loop(self, i: While) -> None:
         self.declare(i.body)
         self.sizes.forget(n[2:] for j in abi.walk(i.body) for n in _assigned(j))
-        with self.f.forever() as l:
+        with self.f.forever() as rounds:
             self.sizes.enter()
             self.check_status()
-            l.break_if(self.exact(i.condition, STATUS_SHAPE).eq(0))
+            rounds.break_if(self.exact(i.condition, STATUS_SHAPE).eq(0))
             self.block(i.body)
             self.sizes.leave()
 

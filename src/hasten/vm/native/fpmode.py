@@ -1,4 +1,5 @@
-"""Denormals: flush them to zero inside generated code, restore the caller's mode after. Emitted into drivers and pool threads."""
+"""Denormals: flush them to zero inside generated code, restore the caller's mode after. Emitted into drivers and pool
+threads."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Memory of a native run, as generated functions: blocks with a header, in lists, so that every way out of a run can free them.
+"""Memory of a native run, as generated functions: blocks with a header, in lists, so that every way out of a run can
+free them.
 
 A block of `size` bytes at p (64-byte aligned; from 4 MiB on aligned for huge pages) has its header in front of it:
     p - 64 next    p - 56 previous    p - 48 address for free()    p - 40 size
-A list is a head of two words (next, previous) that points at itself when empty. Scratch memory (`Arena`) is kept between runs in a few slots
-that threads take from and give to by atomic exchange.
+A list is a head of two words (next, previous) that points at itself when empty. Scratch memory (`Arena`) is kept
+between runs in a few slots that threads take from and give to by atomic exchange.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def empty_list(f: Function) -> V:
 
 
 def emit_memory(module: Module) -> None:
-    """The functions of this page: hst_alloc(list, size) -> p or null, hst_free(p), hst_free_all(list), and for scratch memory
-    hst_take(list, size) -> p or null, hst_give_all(list), hst_trim()."""
+    """The functions of this page: hst_alloc(list, size) -> p or null, hst_free(p), hst_free_all(list), and for scratch
+    memory hst_take(list, size) -> p or null, hst_give_all(list), hst_trim()."""
     module.global_text("hst_slots", f"@hst_slots = internal global [{SLOTS} x ptr] zeroinitializer, align 64")
     _emit_block(module)
     _emit_alloc(module)

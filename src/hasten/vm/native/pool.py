@@ -1,12 +1,15 @@
-"""The pool of threads, as generated code: `hst_parallel(kernel, args, threads)` runs the `threads` shares of a kernel and returns when all are done.
+"""The pool of threads, as generated code: `hst_parallel(kernel, args, threads)` runs the `threads` shares of a kernel
+and returns when all are done.
 
-The caller is thread 0. Share t belongs to worker t, which claims it from its mailbox by an atomic exchange; a caller that is done with its own
-share claims what no worker has begun. So a busy machine, sleeping workers, or workers that could not be made cost time only, and little.
-Consequence for kernels: shares may run in any order, also one after another on one thread; no share may wait for another.
+The caller is thread 0. Share t belongs to worker t, which claims it from its mailbox by an atomic exchange; a caller
+that is done with its own share claims what no worker has begun. So a busy machine, sleeping workers, or workers that
+could not be made cost time only, and little. Consequence for kernels: shares may run in any order, also one after
+another on one thread; no share may wait for another.
 
-Workers spin for a few microseconds after their last share, then sleep in a futex. The sleepers are woken as a tree: each woken thread wakes two
-more. Only one caller has the pool at a time; another runs its kernel alone, as thread 0 of 1. Workers are made when first needed (all signals
-blocked, denormals flushed) and stay. After fork the child starts with an empty pool (`hst_pool_reset`).
+Workers spin for a few microseconds after their last share, then sleep in a futex. The sleepers are woken as a tree:
+each woken thread wakes two more. Only one caller has the pool at a time; another runs its kernel alone, as thread 0 of
+1. Workers are made when first needed (all signals blocked, denormals flushed) and stay. After fork the child starts
+with an empty pool (`hst_pool_reset`).
 
     state: lock i32, workers i32, remaining i32 (futex), waiting i32, kernel ptr, args ptr, threads i64
     mailboxes: 64 bytes each: job i32 (futex: 1 = a share waits), asleep i32
@@ -156,7 +159,9 @@ def _emit_grow(module: Module) -> None:
     """hst_grow(workers): make workers until there are that many; called with the pool's lock held."""
     f = module.function("hst_grow", [("wanted", "i64")], "void", "nounwind noinline", internal=True)
     all_signals, mask, attributes, handle = f.alloca(128), f.alloca(128), f.alloca(128), f.alloca(8)
-    f.intrinsic("llvm.memset", "void", [all_signals, f.const("i8", -1), f.const("i64", 128), f.const("i1", 0)], ["ptr", "i64"])
+    f.intrinsic(
+        "llvm.memset", "void", [all_signals, f.const("i8", -1), f.const("i64", 128), f.const("i1", 0)], ["ptr", "i64"]
+    )
     how = f.const("i32", _SIG_SETMASK)
     f.call("pthread_sigmask", "i32", [how, all_signals, mask])
     f.call("pthread_attr_init", "i32", [attributes])

@@ -1,8 +1,10 @@
 """The run-time library beside the pool: what all models of a process use, and what may outlive a model.
 
-    hst_release(capsule)                 destructor of capsules that own the memory of an output (outputs may outlive their model)
-    hst_invoke(kernel, args, threads)    one kernel for the interpreter, denormals flushed
-    hst_checksum(data, blocks, sums)     of `blocks` times 64 bytes, see `hasten.vm.file`: 8 sums of words, then 8 sums of these sums
+hst_release(capsule)                 destructor of capsules that own the memory of an output (outputs may outlive their
+model)
+hst_invoke(kernel, args, threads)    one kernel for the interpreter, denormals flushed
+hst_checksum(data, blocks, sums)     of `blocks` times 64 bytes, see `hasten.vm.file`: 8 sums of words, then 8 sums of
+these sums
 """
 
 from __future__ import annotations

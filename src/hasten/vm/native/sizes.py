@@ -1,7 +1,7 @@
 """Size expressions (`Dim`) as code: LLVM values for the native driver, with the meaning that `dims.EVALUATORS` defines.
 
-Arithmetic is in 64 bits. `Sizes.value` wraps around; `Sizes.checked` also tells whether an intermediate result did not fit. Divisions never
-trap: by zero they give what the evaluators say, and the most negative number by -1 wraps.
+Arithmetic is in 64 bits. `Sizes.value` wraps around; `Sizes.checked` also tells whether an intermediate result did not
+fit. Divisions never trap: by zero they give what the evaluators say, and the most negative number by -1 wraps.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _Key = tuple[object, bool]
 class Sizes:
     """Emits dims into one function; remembers what is computed already. `integer(name)` gives the value of a symbol.
 
-    Values are remembered by block: `enter` before a nested block and `leave` after it, `forget` names that were (or, at the head of a
-    loop, will be) assigned.
+    Values are remembered by block: `enter` before a nested block and `leave` after it, `forget` names that were (or, at
+    the head of a loop, will be) assigned.
     """
 
     def __init__(self, f: Function, integer: Callable[[str], V]):
@@ -44,7 +44,8 @@ class Sizes:
         return self._any(x, False)
 
     def checked(self, x: DimLike) -> tuple[V, V | None]:
-        """x, and an i1 that is set where it did not fit into 64 bits (None: it always fits). The caller ends the run where it is set."""
+        """x, and an i1 that is set where it did not fit into 64 bits (None: it always fits). The caller ends the run
+        where it is set."""
         self._flags = []
         result = self._any(x, True)
         flag: V | None = None
