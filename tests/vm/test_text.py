@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hasten.base import dims as D
 from hasten.base.errors import ModelError
 from hasten.vm import program as P
-from hasten.vm.text import from_text, to_text
+from hasten.vm.text import LazyProgram, from_text, to_text
 
 WORDS = st.sampled_from(["a", "b1", "N", "batch", "x_2", "none", "output"])
 NAMES = st.one_of(WORDS, st.text(max_size=8))
@@ -96,6 +96,7 @@ def test_round_trip(program: P.Program) -> None:
     text = to_text(program)
     assert from_text(text) == program
     assert text.isascii()
+    assert LazyProgram(text) == program and LazyProgram(text).host_ops == program.host_ops
 
 
 def test_it_reads_well() -> None:
@@ -160,3 +161,5 @@ host_op "node 5" "NonZero" cGF5bG9hZA==
 def test_errors_name_the_line(text: str, line: int) -> None:
     with pytest.raises(ModelError, match=f"line {line} "):
         from_text(text)
+    with pytest.raises(ModelError):
+        LazyProgram(text).instructions  # noqa: B018

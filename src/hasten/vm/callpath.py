@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import operator
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,6 @@ class Model:
         self.program = program
         self.threads = thread_count(threads)
         self.signature = Signature(program)
-        self.checks = abi.checks(program)
         self.output_names = [s.name for s in program.outputs]
 
     def _make_run(self) -> None:
@@ -156,7 +155,7 @@ class _Fallbacks:
     """What the native function calls where something is unusual. Knows only what it needs: no cycle with the model."""
 
     def __init__(self, model: NativeModel):
-        self.signature, self.error = model.signature, _Errors(model.checks)
+        self.signature, self.error = model.signature, _Errors(model.program)
 
     def slow(self, *values: Any) -> tuple[Any, ...]:
         """The inputs as the native function takes them; it tries again with these."""
@@ -174,12 +173,14 @@ class _Fallbacks:
 
 
 class _Errors:
-    def __init__(self, checks: Sequence[Check]):
-        self.checks = checks
+    """Exceptions for a run's failure codes (see `hasten.vm.abi`)."""
+
+    def __init__(self, program: Program):
+        self.program = program
 
     def __call__(self, code: int, left: int, right: int) -> Exception:
         if code >= abi.FIRST_CHECK:
-            return check_error(self.checks[code - abi.FIRST_CHECK], left, right)
+            return check_error(abi.checks(self.program)[code - abi.FIRST_CHECK], left, right)
         return status_error(code)
 
 

@@ -37,7 +37,7 @@ from hasten.vm.callpath import Constants, Model, make_model
 from hasten.vm.image import Image, LoadedImage
 from hasten.vm.program import Program
 from hasten.vm.runtime import Runtime, load_runtime, loaded_runtime
-from hasten.vm.text import from_text, to_text
+from hasten.vm.text import LazyProgram, to_text
 
 MAGIC = b"\x89HASTN\r\n"
 FORMAT = 1
@@ -183,7 +183,7 @@ class _File:
                 self.check_code(view, places, header["sections"])
             runtime = loaded_runtime() or load_runtime(self.load(places, header, "runtime"))
             constants = self.constants(runtime, places["constants"], header["sections"]["constants"])
-            program = from_text(header["program"])
+            program = LazyProgram(header["program"])
             self.check_constants(program, header["sections"]["constants"]["size"])
             image = self.load(places, header, "image")
             return Saved(program, image, runtime, constants, header["isa"]["name"], header["threads"], header["report"])

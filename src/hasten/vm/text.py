@@ -149,6 +149,34 @@ def from_text(text: str) -> Program:
     return _Reader(text).program()
 
 
+class LazyProgram(Program):
+    """The program that a text describes; its instructions are read when something asks for them, as the native driver
+    does not. Raises ModelError at once for the other parts, and later for the instructions."""
+
+    def __init__(self, text: str):
+        code = text.find("\ncode\n") + len("\ncode\n")
+        end = text.find("\nhost_op ", code - 1) + 1
+        rest = from_text(text[:code] + (text[end:] if end else ""))
+        self._text, self._instructions = text, rest.instructions
+        super().__init__(rest.inputs, rest.outputs, rest.constants, rest.instructions, rest.host_ops)
+        self._read = False
+
+    @property
+    def instructions(self) -> list[Instruction]:
+        if not self._read:
+            self._instructions, self._read = from_text(self._text).instructions, True
+        return self._instructions
+
+    @instructions.setter
+    def instructions(self, value: list[Instruction]) -> None:
+        self._instructions, self._read = value, True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and to_text(self) == to_text(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class _Syntax(Exception):
     """A line is not what it should be."""
 
