@@ -86,6 +86,7 @@ class Emission:
         self.const_names: dict[bytes, str] = {}
         self.names: dict[str, int] = {}
         self.done: set[int] = set()
+        self.placed: set[int] = set()  # parts that were computed where their Concat lies
         self.keep: list[Tensor] = []  # tensors made here: their ids are keys of `buffers`
         self.objects: dict[int, str] = {}
 
@@ -193,9 +194,12 @@ class Emission:
 
     # --- memory -------------------------------------------------------------------------------------------------------------
     def allocate(self, t: Tensor, order: Sequence[int] | None = None, output: bool = False) -> Buffer:
-        """Memory for t with its axes in `order` from slowest to fastest."""
+        """Memory for t with its axes in `order` from slowest to fastest; inside of the Concat that t is a part of, where that can be."""
         self.need(*t.shape)
         order = list(range(t.rank)) if order is None else list(order)
+        if not output and (inside := self._in_concat(t, order)) is not None:
+            self.buffers[id(t)] = inside
+            return inside
         strides: list[DimLike] = [0] * t.rank
         step: DimLike = 1
         for axis in reversed(order):
@@ -206,6 +210,30 @@ class Emission:
         buffer = Buffer(name, tuple(strides))
         self.buffers[id(t)] = buffer
         return buffer
+
+    def _in_concat(self, t: Tensor, order: list[int]) -> Buffer | None:
+        """t's place in the memory of a Concat that has it as a part: then nothing is copied later."""
+        if id(t) in self.homes or id(t) in self.schedule.plain or not isinstance(t.origin, (T.Map, T.Nest, T.Kernel)):
+            return None
+        whole = next((u for u in self.schedule.users.get(id(t), []) if isinstance(u.origin, T.Concat) and id(u) in self.schedule.realized), None)
+        if whole is None or not self.schedule.block_holds(whole):
+            return None
+        o = whole.origin
+        assert isinstance(o, T.Concat)
+        position = [k for k, p in enumerate(o.parts) if p is t]
+        sizes = {s for d in (*whole.shape, *o.starts) for s in D.symbols(d)}
+        if len(position) != 1 or not sizes <= self.defined:
+            return None
+        if id(whole) not in self.buffers:
+            fixed = id(whole) in self.schedule.plain or id(whole) in self.homes
+            if fixed and order != list(range(t.rank)):
+                return None
+            self.allocate(whole, order)
+        have = self.buffers[id(whole)]
+        if have.strides[order[-1]] != 1:
+            return None
+        self.placed.add(id(t))
+        return Buffer(have.name, have.strides, have.offset + o.starts[position[0]] * have.strides[o.axis])
 
     def _constant(self, array: np.ndarray, t: Tensor) -> Buffer:
         data = np.ascontiguousarray(array)
@@ -277,7 +305,7 @@ class Emission:
     # --- tensors ------------------------------------------------------------------------------------------------------------
     def realize(self, t: Tensor) -> None:
         o = t.origin
-        if id(t) in self.buffers or isinstance(o, T.Const):
+        if (id(t) in self.buffers and not isinstance(o, T.Concat)) or isinstance(o, T.Const):
             return
         if isinstance(o, T.Source):
             if isinstance(t, T.Object):
@@ -377,16 +405,18 @@ class Emission:
                 return [axes[k] for k in order]  # type: ignore[misc]
         return list(range(t.rank))
 
+    def _concat_order(self, t: Tensor, o: T.Concat) -> list[int]:
+        """The order of axes that most parts have."""
+        row = list(range(t.rank))
+        if id(t) in self.schedule.plain or id(t) in self.homes:
+            return row
+        orders = [memory_order(have, p.shape) if (have := self.buffer(p)) is not None else row for p in o.parts]
+        return max(orders, key=lambda x: (orders.count(x), x != row))
+
     def _concat(self, t: Tensor, o: T.Concat) -> None:
-        orders = []
-        for p in o.parts:
-            have = self.buffer(p)
-            orders.append(memory_order(have, p.shape) if have is not None else list(range(t.rank)))
-        plain = id(t) in self.schedule.plain or id(t) in self.homes
-        order = list(range(t.rank)) if plain else max(orders, key=lambda x: (orders.count(x), x != list(range(t.rank))))
-        target = self.allocate(t, order)
+        target = self.buffers.get(id(t)) or self.allocate(t, self._concat_order(t, o))
         for p, start in zip(o.parts, o.starts, strict=True):
-            if isinstance(p.size, int) and p.size == 0:
+            if id(p) in self.placed or (isinstance(p.size, int) and p.size == 0):
                 continue
             idx = symbols("o", p.shape)
             with self.evaluating():

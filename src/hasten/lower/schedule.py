@@ -82,6 +82,10 @@ class Schedule:
             return self.parent.inline(t)
         return isinstance(t.origin, (T.Map, T.View, T.Concat)) and id(t) not in self.realized
 
+    def block_holds(self, t: Tensor) -> bool:
+        """Whether t belongs to this block."""
+        return self.block is None or self.block.holds(t)
+
     # --- what is read by what -------------------------------------------------------------------------------------------------
     def _reach(self) -> None:
         seen: dict[int, Tensor] = {}
