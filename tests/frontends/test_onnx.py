@@ -86,7 +86,8 @@ def test_sparse_tensors_become_dense() -> None:
 def test_body_that_returns_a_value_twice() -> None:
     model = parsed(
         "g (float[2] x, bool c) => (float[2] y, float[2] z) { y, z = If(c) "
-        "<then_branch = t () => (float[2] a, float[2] a) { a = Relu(x) }, else_branch = e () => (float[2] b, float[2] d) { b = Neg(x) d = Exp(x) }> }"
+        "<then_branch = t () => (float[2] a, float[2] a) { a = Relu(x) }, "
+        "else_branch = e () => (float[2] b, float[2] d) { b = Neg(x) d = Exp(x) }> }"
     )
     branch = load_graph(model).graph[0].attributes["then_branch"].as_graph()
     assert len({id(v) for v in branch.outputs}) == 2

@@ -17,10 +17,12 @@ from hasten.base.errors import ModelError, ResourceLimit, UnsupportedOperator
 from hasten.frontends.tensors import MAX_ELEMENTS, TensorReader, data_type, element_count
 
 MAX_NESTING = 24
+MAX_OPERANDS = 1 << 14
 MAX_INPUT_BYTES = 1 << 42
 
 _A = onnx.AttributeProto
 _KNOWN_ATTRIBUTE_TYPES = frozenset(_A.AttributeType.values()) - {_A.UNDEFINED}
+_DTYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "output_datatype", "softmax_precision", "stash_type")
 _GRAPH_TYPES = (_A.GRAPH, _A.GRAPHS)
 _Option = onnx.defs.OpSchema.FormalParameterOption
 
@@ -249,6 +251,8 @@ class ModelChecker:
             *(attribute.name for attribute in node.attribute),
         )
         domain = domain_of(node.domain)
+        if len(node.input) > MAX_OPERANDS:
+            raise ResourceLimit(f"{describe(node)}: {len(node.input)} inputs pass the limit of {MAX_OPERANDS}")
         if not node.op_type:
             raise ModelError(f"{describe(node)}: it names no operator")
         local = (domain, node.op_type, node.overload) in self._functions
@@ -301,6 +305,8 @@ class ModelChecker:
                 )
             if not attribute.ref_attr_name:
                 self._attribute_value(attribute, where)
+                if attribute.name in _DTYPE_ATTRIBUTES and attribute.type == _A.INT and attribute.i:
+                    data_type(attribute.i, where)
         for name, formal in (schema.attributes if schema else {}).items():
             if formal.required and name not in seen:
                 raise ModelError(f"{describe(node)}: the attribute {name!r} is missing")

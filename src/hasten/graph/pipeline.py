@@ -21,6 +21,7 @@ from hasten.graph.fold import fold_constants, hoist_constants, inline_constant_i
 from hasten.graph.functions import inline_functions
 from hasten.graph.patterns import fuse_attention, fuse_gelu, fuse_hard_swish, fuse_layer_norm
 from hasten.graph.simplify import fold_batch_norm, fold_channel_arithmetic, fold_input_scale, fold_pad
+from hasten.graph.transposes import sink_transposes
 from hasten.graph.upgrade import upgrade
 
 MAX_ROUNDS = 20
@@ -32,6 +33,7 @@ SIMPLIFY: list[tuple[str, Pass]] = [
     ("fold constants", fold_constants),
     ("inline constant If", inline_constant_if),
     ("remove no-ops", remove_no_ops),
+    ("sink Transposes", sink_transposes),
     ("merge shape operators", merge_shape_ops),
     ("share repeated work", share_repeated),
     ("fold BatchNormalization", fold_batch_norm),
