@@ -261,12 +261,12 @@ def mod(a: DimLike, b: DimLike) -> DimLike:
 
 
 def _split(a: DimLike, b: DimLike) -> tuple[DimLike, DimLike]:
-    """a = quotient * b + rest, taking whole terms only."""
+    """a = quotient * b + rest, taking whole terms only, and of a number as much as goes: (h - 1) // 2 + 1 is (h + 1) // 2."""
     if isinstance(b, int):
         if b == 0:
             return 0, a
-        quotient = _make({m: c // b for m, c in _terms(a) if c % b == 0})
-        return quotient, _make({m: c for m, c in _terms(a) if c % b})
+        quotient = _make({m: c // b for m, c in _terms(a) if c % b == 0 or not m})
+        return quotient, _make({m: c if m else c % b for m, c in _terms(a) if c % b})
     if len(b.terms) != 1:  # a sum as divisor: only whole multiples of it
         for k in _multiples(a, b):
             rest = a - b * k
@@ -312,7 +312,9 @@ def recombine(x: DimLike) -> DimLike:
     for mono, coef in x.terms:
         for a in mono:
             if a.kind == "mod":
-                rest = _make({tuple(m for m in mono if m is not a): coef})
+                left = list(mono)
+                left.remove(a)
+                rest = _make({tuple(left): coef})
                 number, divisor = a.args
                 whole = _atom(Atom("floordiv", "", (number, divisor))) * divisor * rest  # type: ignore[operator]
                 if all((m, c) in x.terms for m, c in _terms(whole)):
