@@ -109,6 +109,11 @@ def test_group_norm_parameters_per_group(same, rng):
     assert "GroupNormalization" in done.ops
 
 
+def test_roi_align_keeps_its_coordinates(same):
+    text = "g (float[1,2,8,8] x) => (float y) { y = RoiAlign<output_height=2,output_width=2>(x, rois, batch) }"
+    same(text, 10, rois=np.float32([[1.2, 1.7, 6.1, 7.3]]), batch=np.array([0]))
+
+
 def test_scan_8_over_a_batch(same, rng):
     body = onnx.parser.parse_graph(
         "b (float[2] s, float[2] v) => (float[2] t, float[2] o) { t = Add(s, v) o = Mul(t, t) }"

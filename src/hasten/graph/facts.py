@@ -67,12 +67,45 @@ def _matmul(node: ir.Node, rank: Ranks) -> int | None:
 
 
 def _shape_length(node: ir.Node, rank: Ranks) -> int | None:
-    index = 0 if node.op_type == "ConstantOfShape" else 1
-    shape = ints(input_of(node, index))
-    if node.op_type == "Expand":
-        old = rank(node.inputs[0])
-        return max(old, len(shape)) if old is not None and shape is not None else None
-    return len(shape) if shape is not None else None
+    length = _length(input_of(node, 0 if node.op_type == "ConstantOfShape" else 1), rank)
+    if node.op_type != "Expand" or length is None:
+        return length
+    old = rank(node.inputs[0])
+    return max(old, length) if old is not None else None
+
+
+def _length(value: ir.Value | None, rank: Ranks, depth: int = 0) -> int | None:
+    """Number of elements of a vector, followed through the arithmetic that models do on shapes."""
+    fixed = ints(value)
+    if fixed is not None:
+        return len(fixed)
+    node = value.producer() if value is not None else None
+    if node is None or node.domain != "" or depth > 8:
+        return None
+    if node.op_type in ("Cast", "Identity"):
+        return _length(node.inputs[0], rank, depth + 1)
+    if node.op_type == "Concat":
+        parts = [_length(part, rank, depth + 1) for part in node.inputs]
+        return sum(part for part in parts if part is not None) if None not in parts else None
+    if node.op_type == "Shape":
+        dims = rank(node.inputs[0])
+        return None if dims is None else len(range(dims)[attribute(node, "start", 0) : attribute(node, "end")])
+    if node.op_type == "Slice":
+        return _sliced_length(node, rank, depth)
+    if node.op_type == "Unsqueeze":
+        return 1 if rank(node.inputs[0]) == 0 else None
+    if node.op_type == "Gather":
+        indices = ints(node.inputs[1])
+        return len(indices) if indices is not None and rank(node.inputs[1]) == 1 else None
+    return None
+
+
+def _sliced_length(node: ir.Node, rank: Ranks, depth: int) -> int | None:
+    whole, starts, ends = _length(node.inputs[0], rank, depth + 1), ints(node.inputs[1]), ints(node.inputs[2])
+    steps = [1] if input_of(node, 4) is None else ints(node.inputs[4])
+    if whole is None or starts is None or ends is None or not len(starts) == len(ends) == 1 or steps != [1]:
+        return None
+    return len(range(whole)[starts[0] : ends[0]])
 
 
 def _gathered(node: ir.Node, rank: Ranks) -> int | None:

@@ -323,6 +323,12 @@ def grid_sample_mode_names(node: ir.Node, context: Context) -> None:
     set_attribute(node, "mode", names.get(mode, mode))
 
 
+@rule("RoiAlign", below=16)
+def roi_align_without_offset(node: ir.Node, context: Context) -> None:
+    """RoiAlign-10 did not shift coordinates by half a pixel; that became a choice, and not the default."""
+    set_attribute(node, "coordinate_transformation_mode", "output_half_pixel")
+
+
 @rule("DFT", below=20)
 def dft_axis_to_input(node: ir.Node, context: Context) -> None:
     axis = np.asarray(take(node, "axis", 1), np.int64)
