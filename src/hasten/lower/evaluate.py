@@ -171,6 +171,10 @@ class Evaluation:
             bits = dtypes.dtype(to).bits
             low, high = (0, 2**bits - 1) if to.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
             x = np.clip(np.nan_to_num(x, nan=0.0), low, high)
+        elif clip and to == "float8_e8m0fnu":  # the next power of two above the magnitude
+            fraction, exponent = np.frexp(np.abs(x.astype(np.float64)))
+            power = np.ldexp(1.0, np.clip(exponent - (fraction == 0.5), -127, 127))
+            x = np.where(np.isfinite(x), np.where(x == 0, 2.0**-127, power), np.nan)
         elif clip:
             import ml_dtypes
 

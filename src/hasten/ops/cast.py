@@ -12,11 +12,12 @@ from hasten.ops.elementwise import elementwise, refuse_complex
 from hasten.ops.registry import Node, NoNative, operator, tensors
 
 SATURATING = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float4_e2m1fn")
-E8M0_MIN, E8M0_MAX = 2.0**-127, 2.0**127
+SMALLEST_NORMAL, E8M0_MAX = 2.0**-126, 2.0**127
 
 
 def convert(cx: Context, x: Tensor, to: str, saturate: bool = True, round_mode: str = "up") -> Tensor:
-    """x as dtype `to` with ONNX's meaning. saturate: numbers beyond a float8's range become its largest number (else NaN or infinity)."""
+    """x as dtype `to` with ONNX's meaning. saturate: numbers beyond a float8's range become its largest number (else
+    NaN or infinity)."""
     if to == x.dtype:
         return x
     if to == "string" or to.startswith("complex"):
@@ -35,15 +36,21 @@ def convert_element(a: Expr, to: str, saturate: bool = True, round_mode: str = "
 
 
 def _power_of_two(a: Expr, saturate: bool, round_mode: str) -> Expr:
-    """a rounded to a power of two in [2^-127, 2^127]: upwards, downwards, or to the nearest."""
-    if saturate:
-        a = op("min", op("max", a, E8M0_MIN), E8M0_MAX)
-    p = E.cast(a, "float8_e8m0fnu")
+    """a rounded to a power of two in [2^-127, 2^127]: upwards, downwards, or to the nearest.
+
+    2^-127 is a denormal float, which arithmetic may take for 0: it only comes from `saturate` and isn't computed with.
+    """
+    if saturate and round_mode == "up":
+        return E.saturate(a, "float8_e8m0fnu")
+    inner = op("min", op("max", a, SMALLEST_NORMAL), E8M0_MAX) if saturate else a
+    p = E.cast(inner, "float8_e8m0fnu")
     if round_mode == "up":
-        return E.select(p < a, p * 2, p)
-    if round_mode == "down":
-        return E.select(p > a, p * 0.5, p)
-    return p
+        p = E.select(p < inner, p * 2, p)
+    elif round_mode == "down":
+        p = E.select(p > inner, p * 0.5, p)
+    if not saturate:
+        return p
+    return E.select(a < SMALLEST_NORMAL, E.saturate(E.const(0.0, "float32"), "float8_e8m0fnu"), p)
 
 
 @operator("Cast")

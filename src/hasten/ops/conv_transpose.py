@@ -1,7 +1,9 @@
 """Transposed convolution and Col2Im: what a convolution spreads over its windows, gathered for every output position.
 
-With q = o + begin, output o gets input a through tap t where a * stride + t * dilation == q. Without dilation the taps that can meet o are
-t = q mod stride + j * stride, with a = q // stride - j: no divisibility test is left, and the inner loop is `stride` times shorter.
+With q = o + begin, output o gets input a through tap t where a * stride + t * dilation == q. Without dilation the
+taps that can meet o are
+t = q mod stride + j * stride, with a = q // stride - j: no divisibility test is left, and the inner loop is `stride`
+times shorter.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr
 from hasten.lower.trace import Context, Index, Stage, Tensor
 from hasten.ops.elementwise import refuse_complex
-from hasten.ops.geometry import both, inside, spatial
+from hasten.ops.geometry import both, inside, read_sizes, spatial
 from hasten.ops.registry import Node, operator, tensors
 
 
 @dataclass(frozen=True)
 class Spread:
-    """One axis of a transposed convolution: input `size` -> output `out`; `begin` output positions are cropped in front."""
+    """One axis of a transposed convolution: input `size` -> output `out`; `begin` output positions are cropped in
+    front."""
 
     size: DimLike
     kernel: DimLike
@@ -45,7 +48,7 @@ class Spread:
         if self.phased:
             phase, a = D.mod(q, self.stride), D.floordiv(q, self.stride) - j
             tap = phase + j * self.stride
-            whole = isinstance(self.kernel, int) and self.kernel % self.stride == 0
+            whole = self.stride == 1 or (isinstance(self.kernel, int) and self.kernel % self.stride == 0)
             return a, tap, both(inside(a, self.size), None if whole else inside(tap, self.kernel, low=False))
         rest = q - j * self.dilation
         a = D.floordiv(rest, self.stride)
@@ -66,8 +69,11 @@ def meetings(axes: Sequence[Spread], o: Sequence[DimLike], r: Sequence[DimLike])
     return tuple(at), tuple(taps), guard
 
 
-def conv_transpose(cx: Context, x: Tensor, w: Tensor, b: Tensor | None, axes: Sequence[Spread], group: int = 1) -> Tensor:
-    """Transposed convolution of x [N, C, spatial...] with w [C, M / group, taps...], plus b [M]; result [N, M, axis.out...]."""
+def conv_transpose(
+    cx: Context, x: Tensor, w: Tensor, b: Tensor | None, axes: Sequence[Spread], group: int = 1
+) -> Tensor:
+    """Transposed convolution of x [N, C, spatial...] with w [C, M / group, taps...], plus b [M]; result [N, M,
+    axis.out...]."""
     refuse_complex(cx, x, w)
     cx.require(x.shape[1], "==", w.shape[0], f"{cx.where()}: channels of the input against those of the filter")
     per_group = w.shape[1]
@@ -120,9 +126,13 @@ def col2im(cx: Context, node: Node, x: Tensor, image: Tensor, block: Tensor) -> 
     """Sums columns [N, C * taps, blocks] back into an image [N, C, spatial...]."""
     tensors(node, x, image, block)
     refuse_complex(cx, x)
-    sizes, kernel = cx.read_ints(image), cx.read_ints(block)
+    sizes, kernel = read_sizes(cx, image), read_sizes(cx, block)
     rank = len(sizes)
-    strides, dilations, pads = spatial(node, "strides", rank), spatial(node, "dilations", rank), spatial(node, "pads", 2 * rank, 0)
+    strides, dilations, pads = (
+        spatial(node, "strides", rank),
+        spatial(node, "dilations", rank),
+        spatial(node, "pads", 2 * rank, 0),
+    )
     axes = []
     for k in range(rank):
         blocks = D.floordiv(sizes[k] + pads[k] + pads[rank + k] - (kernel[k] - 1) * dilations[k] - 1, strides[k]) + 1

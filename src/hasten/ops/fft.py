@@ -18,7 +18,7 @@ from hasten.base.dtypes import compute_type
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr, op
 from hasten.lower.trace import Context, Index, Tensor
-from hasten.ops.geometry import inside
+from hasten.ops.geometry import inside, read_sizes
 from hasten.ops.matmul import matmul
 from hasten.ops.registry import Node, operator, tensors
 from hasten.ops.scans import around
@@ -164,7 +164,7 @@ def dft(cx: Context, node: Node, x: Tensor, length: Tensor | None = None, axis: 
     where = where + 1 if isinstance(where, int) and where < 0 else D.if_less(where, 0, where + 1, where)
     before, here, after = around(cx, signal, where)
     default = (here - 1) * 2 if inverse and onesided else here
-    n = default if length is None else cx.read_ints(length)[0]
+    n = default if length is None else read_sizes(cx, length)[0]
     lines = cx.transpose(cx.reshape(x, (before, here, after, x.shape[-1])), (0, 2, 1, 3))
     flat = cx.reshape(lines, (before * after, here, x.shape[-1]))
     if inverse and onesided:
@@ -195,10 +195,10 @@ def stft(
     """Transforms [batch, frames, frequencies, 2] of windows that move over the signal [batch, points, parts] by
     `step`."""
     tensors(node, x, step, window, length)
-    hop = cx.read_ints(step)[0]
+    hop = read_sizes(cx, step)[0]
     n: DimLike = x.shape[1]
     if length is not None:
-        n = cx.read_ints(length)[0]
+        n = read_sizes(cx, length)[0]
     elif window is not None:
         n = window.shape[0]
     cx.require(1, "<=", hop, f"{cx.where()}: frame_step")

@@ -10,8 +10,8 @@ from hasten.base import dims as D
 from hasten.base.dims import DimLike
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr
-from hasten.lower.trace import Context, Index
-from hasten.ops.registry import Node
+from hasten.lower.trace import Context, Index, Tensor
+from hasten.ops.registry import Node, NoNative
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,25 @@ def guards(axes: Axes, o: Sequence[DimLike], t: Sequence[DimLike]) -> Expr | Non
     return guard
 
 
+def read_sizes(cx: Context, t: Tensor) -> tuple[DimLike, ...]:
+    """The contents of a small tensor of sizes, which aren't negative (unlike `cx.read_ints`, for which they may be)."""
+    known = cx.ints(t)
+    if known is not None:
+        return known
+    count = D.product(t.shape)
+    if not isinstance(count, int):
+        raise NoNative(f"{cx.where()}: a number of sizes that only the run knows")
+    return tuple(cx.read_int(t, k, signed=False) for k in range(count))
+
+
 def spatial(node: Node, name: str, rank: int, default: int = 1) -> list[int]:
     """An attribute with one integer per spatial axis."""
     return [int(v) for v in node.attr(name, None) or [default] * rank]
 
 
-def sliding_axes(cx: Context, node: Node, sizes: Sequence[DimLike], kernel: Sequence[DimLike], ceil_mode: bool = False) -> Axes:
+def sliding_axes(
+    cx: Context, node: Node, sizes: Sequence[DimLike], kernel: Sequence[DimLike], ceil_mode: bool = False
+) -> Axes:
     """The axes of a convolution or pooling node from its attributes strides, dilations, pads and auto_pad."""
     rank = len(sizes)
     strides, dilations = spatial(node, "strides", rank), spatial(node, "dilations", rank)
@@ -106,8 +119,17 @@ def _same_axis(size: DimLike, kernel: DimLike, stride: int, dilation: int, span:
     return _axis(size, kernel, stride, dilation, begin, end, out, False)
 
 
-def _padded_axis(cx: Context, size: DimLike, kernel: DimLike, stride: int, dilation: int, span: DimLike, begin: int, end: int,
-                 ceil_mode: bool) -> Axis:  # fmt: skip
+def _padded_axis(
+    cx: Context,
+    size: DimLike,
+    kernel: DimLike,
+    stride: int,
+    dilation: int,
+    span: DimLike,
+    begin: int,
+    end: int,
+    ceil_mode: bool,
+) -> Axis:
     room = size + begin + end - span
     cx.require(0, "<=", room, "the window is larger than the padded input")
     if not ceil_mode:
@@ -118,7 +140,16 @@ def _padded_axis(cx: Context, size: DimLike, kernel: DimLike, stride: int, dilat
     return _axis(size, kernel, stride, dilation, begin, end, out, True)
 
 
-def _axis(size: DimLike, kernel: DimLike, stride: int, dilation: int, begin: DimLike, end: DimLike, out: DimLike, rounded_up: bool) -> Axis:
+def _axis(
+    size: DimLike,
+    kernel: DimLike,
+    stride: int,
+    dilation: int,
+    begin: DimLike,
+    end: DimLike,
+    out: DimLike,
+    rounded_up: bool,
+) -> Axis:
     last = (out - 1) * stride + (kernel - 1) * dilation - begin
     ends = (not rounded_up and D.nonnegative(end * -1)) or D.nonnegative(size - 1 - last)
     return Axis(size, kernel, stride, dilation, begin, end, out, D.nonnegative(begin * -1), ends)

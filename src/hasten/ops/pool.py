@@ -15,7 +15,7 @@ from hasten.kernels.expr import Expr, op
 from hasten.kernels.scatter import ScatterElementsSpec
 from hasten.lower.trace import Context, Index, Stage, Tensor
 from hasten.ops.elementwise import refuse_complex
-from hasten.ops.geometry import Axes, Axis, both, guards, inside, positions, sliding_axes, spatial
+from hasten.ops.geometry import Axes, Axis, both, guards, inside, positions, read_sizes, sliding_axes, spatial
 from hasten.ops.registry import Node, operator, tensors
 
 
@@ -180,4 +180,4 @@ def max_unpool(cx: Context, node: Node, x: Tensor, indices: Tensor, output_shape
             guard = both(guard, inside(k, n, low=False))
         return guard
 
-    return cx.map(cx.read_ints(output_shape), x.dtype, lambda i: cx.load(y, i, inside_of(i)))
+    return cx.map(read_sizes(cx, output_shape), x.dtype, lambda i: cx.load(y, i, inside_of(i)))

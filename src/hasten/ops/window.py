@@ -12,6 +12,7 @@ from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr, op
 from hasten.lower.trace import Context, Index, Tensor
 from hasten.ops.elementwise import scalar
+from hasten.ops.geometry import read_sizes
 from hasten.ops.registry import Node, operator, tensors
 
 
@@ -40,7 +41,7 @@ def window(cx: Context, node: Node, size: Tensor) -> Tensor:
     """The window of `size` elements; periodic: the first elements of the symmetric window with one more."""
     tensors(node, size)
     dtype = dtypes.BY_ONNX[int(node.attr("output_datatype", 1))].name
-    n = cx.read_ints(size)[0]
+    n = read_sizes(cx, size)[0]
     period = n if node.attr("periodic", 1) else D.maximum(n - 1, 1)
 
     def element(i: Index) -> Expr:
@@ -57,7 +58,7 @@ def mel_weight_matrix(
     """[dft_length // 2 + 1, bins]: triangles over the bins of a spectrum, evenly spaced on the mel scale."""
     tensors(node, bins, dft_length, rate, lower, upper)
     dtype = dtypes.BY_ONNX[int(node.attr("output_datatype", 1))].name
-    count, length = cx.read_ints(bins)[0], cx.read_ints(dft_length)[0]
+    count, length = read_sizes(cx, bins)[0], read_sizes(cx, dft_length)[0]
 
     def mel(t: Tensor) -> Expr:
         return op("log", 1 + E.cast(scalar(t), "float64") / 700) * (2595 / math.log(10))
