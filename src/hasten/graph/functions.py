@@ -100,20 +100,20 @@ def expand_schema_function(
     found = _schema_body(node, input_types)
     if found is None:
         return None
-    function, versions = found
+    function, versions, names = found
     graph = node.graph
     assert graph is not None
     editor = Editor(model)
     mapping: dict[ir.Value, ir.Value | None] = {}
     for index, formal in enumerate(function.inputs):
         mapping[formal] = node.inputs[index] if index < len(node.inputs) else None
-    defaults = {name: attr for name, attr in function.attributes.items() if attr.value is not None}
+    defaults = _default_attributes(node) | {a.name: a for a in function.attributes.values() if a.value is not None}
 
     def rename(inner: ir.Node) -> None:
         inner.name = editor.unique(f"{node.name}/{inner.op_type}")
         inner.version = versions.get(inner.domain)
         inner.meta["hasten.origin"] = node.meta.get("hasten.origin", node.name)
-        for value in inner.outputs:
+        for value in [*inner.outputs, *(v for body in bodies(inner) for v in body.inputs)]:
             if value.name:
                 value.name = editor.unique(f"{node.name}/{value.name}")
 
@@ -128,9 +128,9 @@ def expand_schema_function(
     graph.insert_after(node, last)
     for inner in function:
         graph.insert_before(node, cloner.clone_node(inner))
-    results = [mapping[value] for value in function.outputs]
-    results += [None] * (len(node.outputs) - len(results))
-    editor.replace(node, results[: len(node.outputs)])
+    by_name = {value.name: mapping[value] for value in function.outputs}
+    names += [""] * (len(node.outputs) - len(names))
+    editor.replace(node, [by_name.get(name) for name in names[: len(node.outputs)]])
     new = _between(graph, first, last)
     upgrade_nodes(model, editor, [*new, *(n for outer in new for body in bodies(outer) for n in body.all_nodes())])
     for inner in _between(graph, first, last):
@@ -149,7 +149,8 @@ def _between(graph: ir.Graph, first: ir.Node, last: ir.Node) -> list[ir.Node]:
 
 def _schema_body(
     node: ir.Node, input_types: Sequence[tuple[ir.DataType, Sequence[int | None] | None] | None]
-) -> tuple[ir.Function, dict[str, int]] | None:
+) -> tuple[ir.Function, dict[str, int], list[str]] | None:
+    """(body, opset versions it is written for, names of the operator's outputs in it), or None."""
     if not onnx.defs.has(node.op_type, node.domain):
         return None
     schema = onnx.defs.get_schema(node.op_type, node.domain)
@@ -164,8 +165,18 @@ def _schema_body(
         body = onnx.FunctionProto.FromString(data) if data else None
     if body is None or not body.node:
         return None
-    versions = {entry.domain: entry.version for entry in body.opset_import}
-    return ir.serde.deserialize_function(body), versions or {"": schema.since_version}
+    versions = {entry.domain: entry.version for entry in body.opset_import} or {"": schema.since_version}
+    names, produced = list(body.output), {name for inner in body.node for name in inner.output} | set(body.input)
+    del body.output[:]  # a body made for few outputs does not compute the others
+    body.output.extend(name for name in names if name in produced)
+    return ir.serde.deserialize_function(body), versions, names
+
+
+def _default_attributes(node: ir.Node) -> dict[str, ir.Attr]:
+    """The defaults of the operator's attributes: bodies refer to them by name."""
+    schema = onnx.defs.get_schema(node.op_type, node.domain)
+    given = [formal.default_value for formal in schema.attributes.values() if formal.default_value.name]
+    return {proto.name: ir.serde.deserialize_attribute(proto) for proto in given}
 
 
 def _type_bytes(kind: tuple[ir.DataType, Sequence[int | None] | None] | None) -> bytes:
