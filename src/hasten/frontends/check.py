@@ -17,7 +17,7 @@ from hasten.base.errors import ModelError, ResourceLimit, UnsupportedOperator
 from hasten.frontends.tensors import MAX_ELEMENTS, TensorReader, data_type, element_count
 
 MAX_NESTING = 24
-MAX_OPERANDS = 1 << 14
+MAX_OPERANDS = 1 << 13
 MAX_INPUT_BYTES = 1 << 42
 
 _A = onnx.AttributeProto
