@@ -284,7 +284,7 @@ class _Nest:
         params: dict[str, V] = {}
         for stage in p.stages:
             params[stage.name] = self._along(env, stage, params) if self.mode == "along" else self._scalar(env, stage, params)
-        if not p.inner_store:
+        if not p.inner_store or not p.inner:
             e = Emitter(self.args, env, params=params)
             for s in p.stores:
                 e.store(e.emit(s.value), s.stored, s.target, s.offset)
