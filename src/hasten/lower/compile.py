@@ -74,6 +74,8 @@ def build(traced: Traced, isa: Isa, threads: int, precision: str, cache: cache_r
     jobs = dict(texts)
     if program.native:
         jobs["driver"] = emit_model(program, isa)
+    elif not jobs:
+        jobs["empty"] = "define void @hst_empty() { ret void }\n"  # an image needs some code
     jobs["runtime"] = emit_runtime(isa)
     objects = compile_all(jobs, isa, cache, progress)
     runtime = link([objects.pop("runtime")], abi.RUNTIME_EXPORTS)

@@ -86,7 +86,7 @@ class Emission:
         self.const_names: dict[bytes, str] = {}
         self.names: dict[str, int] = {}
         self.done: set[int] = set()
-        self.placed: set[int] = set()  # parts that were computed where their Concat lies
+        self.placed: dict[int, int] = {}  # parts that were computed where a Concat lies: that one's id
         self.keep: list[Tensor] = []  # tensors made here: their ids are keys of `buffers`
         self.objects: dict[int, str] = {}
 
@@ -232,7 +232,7 @@ class Emission:
         have = self.buffers[id(whole)]
         if have.strides[order[-1]] != 1:
             return None
-        self.placed.add(id(t))
+        self.placed[id(t)] = id(whole)
         return Buffer(have.name, have.strides, have.offset + o.starts[position[0]] * have.strides[o.axis])
 
     def _constant(self, array: np.ndarray, t: Tensor) -> Buffer:
@@ -416,7 +416,7 @@ class Emission:
     def _concat(self, t: Tensor, o: T.Concat) -> None:
         target = self.buffers.get(id(t)) or self.allocate(t, self._concat_order(t, o))
         for p, start in zip(o.parts, o.starts, strict=True):
-            if id(p) in self.placed or (isinstance(p.size, int) and p.size == 0):
+            if self.placed.get(id(p)) == id(t) or (isinstance(p.size, int) and p.size == 0):
                 continue
             idx = symbols("o", p.shape)
             with self.evaluating():

@@ -164,6 +164,7 @@ class _Loop:
         if o.go_on is not None:
             name = e.fresh("taken")
             e.code.append(P.Read(name, e.operand(o.go_on, "plain").name, 0, o.go_on.dtype))
+            e.defined.add(name)
             e.define(self.go, D.symbol(name))
         e.define(o.round, at + 1)
 

@@ -225,7 +225,10 @@ class _Tracer:
         from hasten.lower.host import result_types
 
         proto = ir.to_proto(node)
-        call = HostCall(str(wrapped), node.op_type, payload(self.model, proto), list(inputs))
+        captured = [v for v in _captured(node) if v not in node.inputs]
+        names = [v.name or "" for v in captured]
+        operands = [*inputs, *[None] * (len(node.inputs) - len(inputs)), *(self.value(v, str(wrapped)) for v in captured)]
+        call = HostCall(str(wrapped), node.op_type, payload(self.model, proto, names), operands)
         self.result.host.append((str(wrapped), node.op_type, reason))
         results: list[Value | None] = []
         for k, kind in enumerate(result_types(self.model, node, inputs)):
@@ -240,11 +243,30 @@ class _Tracer:
         return results
 
 
-def payload(model: ir.Model, node: Any) -> bytes:
-    """What `hasten.vm.host` needs to run a node: a one-node model with the opsets, serialised."""
+def _captured(node: ir.Node) -> list[ir.Value]:
+    """Outer values that the subgraphs of a node use."""
+    found: dict[ir.Value, None] = {}
+
+    def visit(graph: ir.Graph, inside: set[ir.Value]) -> None:
+        inside = inside | set(graph.inputs) | set(graph.initializers.values()) | {v for n in graph for v in n.outputs}
+        for n in graph:
+            found.update(dict.fromkeys(v for v in n.inputs if v is not None and v not in inside))
+            for a in n.attributes.values():
+                if a.type == ir.AttributeType.GRAPH:
+                    visit(a.value, inside)
+        found.update(dict.fromkeys(v for v in graph.outputs if v not in inside))
+
+    for a in node.attributes.values():
+        if a.type == ir.AttributeType.GRAPH:
+            visit(a.value, set())
+    return list(found)
+
+
+def payload(model: ir.Model, node: Any, captured: Sequence[str] = ()) -> bytes:
+    """What `hasten.vm.host` needs to run a node: a one-node model with the opsets, serialised; `captured` values are inputs of it, too."""
     import onnx
 
-    graph = onnx.helper.make_graph([node], "host", [onnx.ValueInfoProto(name=n) for n in dict.fromkeys(node.input) if n],
+    graph = onnx.helper.make_graph([node], "host", [onnx.ValueInfoProto(name=n) for n in dict.fromkeys([*node.input, *captured]) if n],
                                    [onnx.ValueInfoProto(name=n) for n in node.output if n])  # fmt: skip
     opsets = [onnx.helper.make_opsetid(d, v) for d, v in model.opset_imports.items()]
     return onnx.helper.make_model(graph, opset_imports=opsets).SerializeToString()

@@ -35,8 +35,7 @@ class _Slot:
 def plan(program: P.Program, sizes: dict[str, DimLike], outputs: set[str], known: frozenset[str]) -> DimLike:
     """Give every temporary its memory, in place in `program.instructions`. `sizes`: bytes of each temporary; `outputs`: those handed to the
     caller; `known`: size symbols bound by the inputs. Returns the peak size of the arena."""
-    lives: dict[str, Life] = {}
-    _lifetimes(program.instructions, sizes, lives, [0])
+    lives = _lifetimes(program.instructions, sizes)
     static = {b for b, s in sizes.items() if b in lives and b not in outputs and D.symbols(s) <= known}
     slots, slot_of = _slots({b: sizes[b] for b in static}, lives)
     offsets: list[DimLike] = []
@@ -49,7 +48,7 @@ def plan(program: P.Program, sizes: dict[str, DimLike], outputs: set[str], known
         if b in lives and b not in place:
             place[b] = P.Alloc(b, sizes[b], "output" if b in outputs else "heap")  # type: ignore[assignment]
     views = [place.pop(b) for b in list(slot_of)]
-    program.instructions[:] = _insert(program.instructions, place, lives, outputs)  # type: ignore[arg-type]
+    program.instructions[:] = _insert(program.instructions, place, outputs)  # type: ignore[arg-type]
     if slots:
         program.instructions[:0] = [P.Arena("arena", total), *views]
     return total
@@ -69,22 +68,33 @@ def _mentions(i: P.Instruction) -> list[str]:
     return []
 
 
-def _lifetimes(code: list[P.Instruction] | tuple[P.Instruction, ...], sizes: dict[str, DimLike], lives: dict[str, Life], clock: list[int]) -> None:
-    for i in code:
-        clock[0] += 1
-        for b in _mentions(i):
-            if b in sizes:
-                lives.setdefault(b, Life(clock[0], clock[0])).last = clock[0]
-        if isinstance(i, P.If):
-            _lifetimes(i.then, sizes, lives, clock)
-            _lifetimes(i.other, sizes, lives, clock)
-        elif isinstance(i, P.While):
-            began = clock[0]
-            before = set(lives)
-            _lifetimes(i.body, sizes, lives, clock)
-            for b in before:  # what lived before a loop and is used in it lives through all of its rounds
-                if lives[b].last > began:
-                    lives[b].last = clock[0]
+def _lifetimes(code: list[P.Instruction], sizes: dict[str, DimLike]) -> dict[str, Life]:
+    """Lives of all buffers that are mentioned. What is used in a loop and outside of it lives through all rounds."""
+    lives: dict[str, Life] = {}
+    loops: list[Life] = []
+    clock = 0
+
+    def walk(code: list[P.Instruction] | tuple[P.Instruction, ...]) -> None:
+        nonlocal clock
+        for i in code:
+            clock += 1
+            began = clock
+            for b in _mentions(i):
+                if b in sizes:
+                    lives.setdefault(b, Life(clock, clock)).last = clock
+            for _, inner in _nested(i):
+                walk(inner)
+            if isinstance(i, P.While):
+                loops.append(Life(began, clock))
+
+    walk(code)
+    for loop in loops:  # inner ones come first
+        for life in lives.values():
+            if loop.first <= life.first <= loop.last < life.last:
+                life.first = loop.first
+            elif life.first < loop.first <= life.last <= loop.last:
+                life.last = loop.last
+    return lives
 
 
 def _slots(sizes: dict[str, DimLike], lives: dict[str, Life]) -> tuple[list[_Slot], dict[str, int]]:
@@ -111,33 +121,55 @@ class _Typical(dict):  # type: ignore[type-arg]
         return TYPICAL + hashlib.sha256(name.encode()).digest()[0] % 7
 
 
-def _insert(code: list[P.Instruction] | tuple[P.Instruction, ...], place: dict[str, P.Instruction], lives: dict[str, Life],
-            outputs: set[str]) -> list[P.Instruction]:  # fmt: skip
-    """Put each buffer's placement before its first mention, and Free after the last one of heap memory."""
-    done: set[str] = set()
-    clock = [0]
-
-    def walk(code: list[P.Instruction] | tuple[P.Instruction, ...]) -> list[P.Instruction]:
-        out: list[P.Instruction] = []
-        for i in code:
-            clock[0] += 1
-            now = clock[0]
-            for b in _mentions(i):
-                if b in place and b not in done:
-                    done.add(b)
-                    out.append(place[b])
-            if isinstance(i, P.If):
-                then = tuple(walk(i.then))
-                out.append(replace(i, then=then, other=tuple(walk(i.other))))
-            elif isinstance(i, P.While):
-                out.append(replace(i, body=tuple(walk(i.body))))
-            else:
-                out.append(i)
-            for b in dict.fromkeys(_mentions(i)):
-                if b in place and isinstance(place[b], P.Alloc) and b not in outputs and lives[b].last == now:
-                    out.append(P.Free(b))
-        return out
-
-    return walk(code)
+Path = tuple[tuple[int, str], ...]  # (position of the instruction that nests, which side) from the outermost block inwards
 
 
+def _insert(code: list[P.Instruction], place: dict[str, P.Instruction], outputs: set[str]) -> list[P.Instruction]:
+    """Put each buffer's placement before its first mention, and Free after the last one of heap memory: in the innermost block that holds all
+    mentions (a buffer that is mentioned on both sides of an If, or in a loop and after it, is placed before that)."""
+    mentions: dict[str, list[tuple[Path, int]]] = {}
+    _find(code, (), place, mentions)
+    before: dict[tuple[Path, int], list[P.Instruction]] = {}
+    after: dict[tuple[Path, int], list[P.Instruction]] = {}
+    for b, found in mentions.items():
+        block = _common([path for path, _ in found])
+        at = [path[len(block)][0] if len(path) > len(block) else k for path, k in found]
+        before.setdefault((block, min(at)), []).append(place[b])
+        if isinstance(place[b], P.Alloc) and b not in outputs:
+            after.setdefault((block, max(at)), []).append(P.Free(b))
+    return _rebuild(code, (), before, after)
+
+
+def _find(code: list[P.Instruction] | tuple[P.Instruction, ...], path: Path, place: dict[str, P.Instruction], found: dict[str, list[tuple[Path, int]]]) -> None:
+    for k, i in enumerate(code):
+        for b in _mentions(i):
+            if b in place:
+                found.setdefault(b, []).append((path, k))
+        for side, inner in _nested(i):
+            _find(inner, (*path, (k, side)), place, found)
+
+
+def _nested(i: P.Instruction) -> list[tuple[str, tuple[P.Instruction, ...]]]:
+    if isinstance(i, P.If):
+        return [("then", i.then), ("other", i.other)]
+    return [("body", i.body)] if isinstance(i, P.While) else []
+
+
+def _common(paths: list[Path]) -> Path:
+    """The innermost block that all of these are in."""
+    first = min(paths, key=len)
+    length = 0
+    while length < len(first) and all(p[length] == first[length] for p in paths):
+        length += 1
+    return first[:length]
+
+
+def _rebuild(code: list[P.Instruction] | tuple[P.Instruction, ...], path: Path, before: dict[tuple[Path, int], list[P.Instruction]],
+             after: dict[tuple[Path, int], list[P.Instruction]]) -> list[P.Instruction]:  # fmt: skip
+    out: list[P.Instruction] = []
+    for k, i in enumerate(code):
+        out.extend(before.get((path, k), []))
+        inner = {side: tuple(_rebuild(body, (*path, (k, side)), before, after)) for side, body in _nested(i)}
+        out.append(replace(i, **inner) if inner else i)  # type: ignore[arg-type]
+        out.extend(after.get((path, k), []))
+    return out

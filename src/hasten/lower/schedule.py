@@ -97,7 +97,7 @@ class Schedule:
             if id(t) in seen:
                 continue
             if self.block is not None and not self.block.holds(t):
-                if not isinstance(t.origin, T.Const):
+                if not isinstance(t.origin, (T.Const, T.Source)):  # those are in memory anyway
                     self.externals[id(t)] = t
                 continue
             seen[id(t)] = t

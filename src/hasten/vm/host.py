@@ -31,7 +31,7 @@ class HostRunner:
 
     def __call__(self, values: Sequence[Any]) -> list[Any]:
         """Results by position of the node's outputs (None where it leaves one out). `values` go by position of its
-        inputs (None: left out).
+        inputs (None: left out), then what its subgraphs capture.
 
         Raises ExecutionError naming the node for whatever goes wrong inside, MissingDependency without the onnx
         package.
@@ -62,6 +62,7 @@ class HostRunner:
         try:
             model = onnx.load_model_from_string(self.site.payload)
             node = model.graph.node[0]
-            return ReferenceEvaluator(model), list(node.input), list(node.output)
+            captured = [i.name for i in model.graph.input if i.name not in node.input]  # what its subgraphs use from outside
+            return ReferenceEvaluator(model), [*node.input, *captured], list(node.output)
         except Exception as error:
             raise ExecutionError(f"{self.where} cannot run on the host: {type(error).__name__}: {error}") from error
