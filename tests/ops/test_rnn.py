@@ -27,16 +27,9 @@ def case(op: str, hidden: int, batch: int, seq: int = 6, features: int = 3, dire
     def array(*shape: int) -> np.ndarray:
         return (rng.standard_normal(shape) * 0.5).astype(np.float32)
 
-    given: dict[str, np.ndarray | None] = {
-        "x": array(seq, batch, features),
-        "w": array(d, n, features),
-        "r": array(d, n, hidden),
-    }
-    given |= {
-        "b": array(d, 2 * n) if optional else None,
-        "lens": None,
-        "h": array(d, batch, hidden) if optional else None,
-    }
+    given: dict[str, np.ndarray | None] = {"x": array(seq, batch, features), "w": array(d, n, features)}
+    given |= {"r": array(d, n, hidden), "b": array(d, 2 * n) if optional else None, "lens": None}
+    given["h"] = array(d, batch, hidden) if optional else None
     if lengths:
         given["lens"] = rng.integers(1, seq + 1, batch).astype(np.int32)
         given["lens"][0] = seq

@@ -189,6 +189,8 @@ class Evaluation:
         array = self.of(e.source)
         idx = [np.asarray(self.dim(d, inner)) for d in e.index]
         if e.guard is None:
+            if array.size == 0 and 0 in array.shape:  # nothing is loaded: the result is empty, too
+                return np.zeros(np.broadcast_shapes(*(i.shape for i in idx)), array.dtype)
             for k, i in enumerate(idx):
                 assert i.size == 0 or (i.min() >= 0 and i.max() < array.shape[k]), f"index {e.index} leaves {array.shape}"
             return np.asarray(array[tuple(idx)]) if idx else array

@@ -210,7 +210,11 @@ def pad_with(
         for k, (b, a) in enumerate(zip(before, after, strict=True))
         if not (isinstance(b, int) and isinstance(a, int) and b <= 0 and a <= 0)
     ]
-    if mode != "constant":
+    if mode != "constant":  # what is cut off isn't seen by the padding
+        lows, highs = ([D.minimum(d, 0) for d in side] for side in (before, after))
+        for k in range(x.rank):
+            x = window(cx, x, k, -lows[k], x.shape[k] + lows[k] + highs[k])
+        before, after = ([D.maximum(d, 0) for d in side] for side in (before, after))
         fold = {k: _PAD_MODES[mode](cx, x.shape[k], before[k], after[k]) for k in touched}
         return cx.view(
             shape, x, lambda i: [fold[k](j - before[k]) if k in fold else j - before[k] for k, j in enumerate(i)]
