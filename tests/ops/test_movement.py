@@ -1,4 +1,4 @@
-"""Shapes, movement, indexing with symbolic sizes and arguments of the run: traces and compiled models, and onnxruntime."""
+"""Shapes, movement, indexing with symbolic sizes and arguments of the run: traces and compiled models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tracing import evaluate, model_of, reference, trace_node  # noqa: E402
+from tracing import check, evaluate, model_of, reference, trace_node  # noqa: E402
 
 import hasten  # noqa: E402
 from hasten.base import dims as D  # noqa: E402
@@ -113,7 +113,8 @@ def test_reshapes() -> None:
     compare("Expand", {"x": X[:, :1], "s": ints(3, 1, 6, 1)})
     compare("Flatten", {"x": X}, axis=2)
     compare("Tile", {"x": X, "r": ints(1, 2, 3)})
-    compare("ConstantOfShape", {"s": ints(2, 0, 3)})
+    check("ConstantOfShape", {"s": ints(2, 0, 3)}, static=True)
+    check("ConstantOfShape", {"s": ints(2, 3)}, constants=["s"])
 
 
 def test_ranges() -> None:

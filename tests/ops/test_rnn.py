@@ -19,8 +19,18 @@ import hasten  # noqa: E402
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
-def case(op: str, hidden: int, batch: int, seq: int = 6, features: int = 3, direction: str = "forward", optional: bool = True,
-         lengths: bool = False, peepholes: bool = False, **attributes: Any) -> tuple[Any, dict[str, np.ndarray]]:  # fmt: skip
+def case(
+    op: str,
+    hidden: int,
+    batch: int,
+    seq: int = 6,
+    features: int = 3,
+    direction: str = "forward",
+    optional: bool = True,
+    lengths: bool = False,
+    peepholes: bool = False,
+    **attributes: Any,
+) -> tuple[Any, dict[str, np.ndarray]]:
     rng = np.random.default_rng(hidden * 100 + batch)
     d, n = 2 if direction == "bidirectional" else 1, GATES[op] * hidden
 
