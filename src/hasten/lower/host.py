@@ -1,4 +1,4 @@
-"""Result types of host ops: ONNX's own inference on the single node."""
+"""Result types of host ops: ONNX's own inference on the single node, or what the model declares."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from hasten.lower.trace import Object, Tensor, Value
 
 Kind = Union[str, tuple[str, tuple[Union[int, None], ...]]]  # a readable object type, or dtype and shape (None: known at run time)
 
+SCALARS: dict[str, Kind] = {"SequenceLength": ("int64", ()), "OptionalHasElement": ("bool", ())}
+
 
 def result_types(model: ir.Model, node: ir.Node, inputs: list[Value | None]) -> list[Kind]:
     """One entry per output: "sequence(float32)" and the like for objects (also for tensors whose rank isn't known), else dtype and shape."""
+    if any(v is not None and not isinstance(v, Tensor) for v in inputs) or not any(v is not None for v in inputs):
+        # ONNX's inference does not survive inputs without a type
+        return [SCALARS[node.op_type]] if node.op_type in SCALARS else [_declared(v) for v in node.outputs]
     import onnx
 
     proto = ir.to_proto(node)
@@ -31,6 +36,18 @@ def result_types(model: ir.Model, node: ir.Node, inputs: list[Value | None]) -> 
         found = graph
     known = {v.name: v.type for v in [*found.output, *found.value_info]}
     return [_kind(known.get(n)) for n in proto.output]
+
+
+def _declared(v: ir.Value) -> Kind:
+    """What the model says about a value; of its sizes only their number is believed."""
+    if v.type is None:
+        return "unknown"
+    if not isinstance(v.type, ir.TensorType):
+        return type(v.type).__name__.removesuffix("Type").lower()
+    dt = dtypes.BY_ONNX.get(int(v.type.dtype))
+    if dt is None or dt.kind in "sc" or v.shape is None:
+        return f"tensor({dt.name if dt else 'unknown'})"
+    return dt.name, (None,) * len(v.shape)
 
 
 def _kind(t: object) -> Kind:

@@ -256,9 +256,9 @@ class Context:
     # --- making tensors ---------------------------------------------------------------------------------------------------
     def const(self, array: Any, dtype: str | None = None) -> Tensor:
         """A constant from a NumPy array (or nested numbers with `dtype`)."""
-        array = np.ascontiguousarray(np.asarray(array) if dtype is None else np.asarray(array).astype(dtypes.to_numpy(dtype)))
-        shape = np.asarray(array).shape
-        return Tensor(self, dtype or dtypes.from_numpy(array.dtype), shape, Const(array.reshape(shape)))
+        given = np.asarray(array) if dtype is None else np.asarray(array).astype(dtypes.to_numpy(dtype))
+        array = np.ascontiguousarray(given).reshape(given.shape)  # which makes vectors of scalars
+        return Tensor(self, dtype or dtypes.from_numpy(given.dtype), given.shape, Const(array))
 
     def map(self, shape: Sequence[DimLike], dtype: str, fn: Callable[[Index], Expr]) -> Tensor:
         """result[i] = fn(i): an Expr of the compute dtype of `dtype` (rounded to `dtype` where it is stored)."""
