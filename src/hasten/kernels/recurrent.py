@@ -118,9 +118,7 @@ class RecurrentSpec(KernelSpec):
                     out[1 + k][d, b] = state[s]
         return out
 
-    def _step(
-        self, inputs: list[np.ndarray], cell: Cell, d: int, x: np.ndarray, state: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
+    def _step(self, inputs: list[np.ndarray], cell: Cell, d: int, x: np.ndarray, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         values = dict(state) | {c: inputs[self.operand(c)][d] for c in cell.constants}
         for n, phase in enumerate(cell.phases()):
             weights = unpack_recurrent(inputs[self.operand(f"weights{n}")], self.hidden)[d]
@@ -214,8 +212,8 @@ class _Rows:
             old, new = (f.select(even, self.state[a], self.state[b]) for a, b in (("h0", "h1"), ("h1", "h0")))
             self.times = [self._time(n, s) for n in self.limits]
             self.active = [s < n for n in self.limits] if self.spec.lengths else []
-            for n, phase in enumerate(self.cell.phases()):
-                self._phase(n, phase, old, new)
+            for number, phase in enumerate(self.cell.phases()):
+                self._phase(number, phase, old, new)
         last = f.select((steps & 1).eq(0), self.state["h0"], self.state["h1"])
         self._store_states(last)
         if self.spec.lengths:
@@ -342,7 +340,7 @@ class _Rows:
         f, spec, gates = self.f, self.spec, self.cell.gates
         line = self.times[row] * self.arg["in0_s0"] + (self.first + row) * self.arg["in0_s1"]
         line = line + self.direction * (len(gates) * spec.hidden) + unit
-        values = {}
+        values: dict[str, V] = {}
         for gate, product in zip(phase.gates, sums, strict=True):
             part = self._load(f.at(self.arg["in0"], line + gates.index(gate) * spec.hidden, self.size), mask)
             if gate in phase.separate:

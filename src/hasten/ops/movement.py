@@ -117,7 +117,8 @@ def split(cx: Context, node: Node, x: Tensor, sizes: Tensor | None = None) -> li
         chunk = D.ceildiv(total, n)
         parts = [chunk] * (n - 1) + [total - chunk * (n - 1)]
         cx.require(0, "<=", parts[-1], f"an axis of size {total} can't be split into {n} parts")
-    out, start = [], 0  # type: ignore[var-annotated]
+    out: list[Tensor] = []
+    start: DimLike = 0
     for d in parts:
         out.append(window(cx, x, axis, start, d))
         start = start + d
@@ -134,24 +135,18 @@ def tile(cx: Context, node: Node, x: Tensor, repeats: Tensor) -> Tensor:
     return cx.view(
         shape,
         x,
-        lambda i: [
-            k if isinstance(r, int) and r == 1 else D.mod(k, d) for k, d, r in zip(i, x.shape, times, strict=True)
-        ],
+        lambda i: [k if isinstance(r, int) and r == 1 else D.mod(k, d) for k, d, r in zip(i, x.shape, times, strict=True)],
     )
 
 
-def per_axis(
-    cx: Context, axes: Tensor | None, rank: int, rows: Sequence[Sequence[DimLike]], defaults: Sequence[int]
-) -> list[list[DimLike]]:
+def per_axis(cx: Context, axes: Tensor | None, rank: int, rows: Sequence[Sequence[DimLike]], defaults: Sequence[int]) -> list[list[DimLike]]:
     """For every axis its entry of each row, where entry n of a row is about axis number axes[n] (default: n).
 
     `axes` may be known at run time only."""
     out: list[list[DimLike]] = [list(defaults) for _ in range(rank)]
     given = range(len(rows[0])) if axes is None else sizes_of(cx, axes)
     if len(given) > rank or any(len(r) != len(given) for r in rows):
-        raise ModelError(
-            f"{cx.where()}: {len(given)} axes and {[len(r) for r in rows]} values for a tensor of {rank} axes"
-        )
+        raise ModelError(f"{cx.where()}: {len(given)} axes and {[len(r) for r in rows]} values for a tensor of {rank} axes")
     for n, a in enumerate(given):
         if isinstance(a, int):
             out[axis_of(cx, a, rank)] = [r[n] for r in rows]
@@ -159,9 +154,7 @@ def per_axis(
         cx.require(a, "<", rank, "an axis is out of range")
         cx.require(-rank, "<=", a, "an axis is out of range")
         for k in range(rank):
-            out[k] = [
-                D.if_equal(a, k, r[n], D.if_equal(a, k - rank, r[n], o)) for r, o in zip(rows, out[k], strict=True)
-            ]
+            out[k] = [D.if_equal(a, k, r[n], D.if_equal(a, k - rank, r[n], o)) for r, o in zip(rows, out[k], strict=True)]
     return out
 
 
@@ -205,20 +198,14 @@ def pad_with(
     shape = tuple(d + b + a for d, b, a in zip(x.shape, before, after, strict=True))
     for d in shape:
         cx.require(0, "<=", d, "padding must leave no negative size")
-    touched = [
-        k
-        for k, (b, a) in enumerate(zip(before, after, strict=True))
-        if not (isinstance(b, int) and isinstance(a, int) and b <= 0 and a <= 0)
-    ]
+    touched = [k for k, (b, a) in enumerate(zip(before, after, strict=True)) if not (isinstance(b, int) and isinstance(a, int) and b <= 0 and a <= 0)]
     if mode != "constant":  # what is cut off isn't seen by the padding
         lows, highs = ([D.minimum(d, 0) for d in side] for side in (before, after))
         for k in range(x.rank):
             x = window(cx, x, k, -lows[k], x.shape[k] + lows[k] + highs[k])
         before, after = ([D.maximum(d, 0) for d in side] for side in (before, after))
         fold = {k: _PAD_MODES[mode](cx, x.shape[k], before[k], after[k]) for k in touched}
-        return cx.view(
-            shape, x, lambda i: [fold[k](j - before[k]) if k in fold else j - before[k] for k, j in enumerate(i)]
-        )
+        return cx.view(shape, x, lambda i: [fold[k](j - before[k]) if k in fold else j - before[k] for k, j in enumerate(i)])
     if not touched:
         return cx.view(shape, x, lambda i: [j - b for j, b in zip(i, before, strict=True)])
 
@@ -233,9 +220,7 @@ def pad_with(
 
 
 @operator("Pad")
-def pad(
-    cx: Context, node: Node, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None
-) -> Tensor:
+def pad(cx: Context, node: Node, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
     tensors(node, x, pads, value, axes)
     mode = node.attr("mode", "constant")
     if mode != "constant" and mode not in _PAD_MODES:
@@ -293,9 +278,7 @@ def space_to_depth(cx: Context, node: Node, x: Tensor) -> Tensor:
     cx.require(columns * b, "==", w, "the width must be a multiple of blocksize")
 
     def index(i: Index) -> Index:
-        channel, block = (
-            (D.mod(i[1], c), D.floordiv(i[1], c)) if mode == "DCR" else (D.floordiv(i[1], b * b), D.mod(i[1], b * b))
-        )
+        channel, block = (D.mod(i[1], c), D.floordiv(i[1], c)) if mode == "DCR" else (D.floordiv(i[1], b * b), D.mod(i[1], b * b))
         return (i[0], channel, i[2] * b + D.floordiv(block, b), i[3] * b + D.mod(block, b))
 
     return cx.view((n, c * (b * b), rows, columns), x, index)

@@ -20,6 +20,7 @@ from hasten.kernels.expr import Expr, op
 from hasten.lower.trace import Context, Index, Stage, Tensor
 from hasten.ops import resize_taps as R
 from hasten.ops.arguments import axes_of, replace, resized, sizes_of
+from hasten.ops.indexing import gather_axis
 from hasten.ops.registry import Node, operator, tensors
 
 UNROLLED = 8  # taps of an axis up to which they are written out
@@ -37,6 +38,11 @@ class _Axis:
     ratio: Fraction | None
     roi: tuple[Callable[[], Expr], Callable[[], Expr]] | None
     known_roi: tuple[float, float] | None
+
+
+def _static(d: DimLike) -> int:
+    assert isinstance(d, int)
+    return d
 
 
 @dataclass
@@ -70,13 +76,15 @@ class _Resize:
 
     def positions(self, ax: _Axis) -> np.ndarray | None:
         """All coordinates where they are known when compiling."""
-        static = isinstance(ax.n, int) and isinstance(ax.out, int) and not callable(ax.scale)
-        if not static or (self.coordinates == "tf_crop_and_resize" and ax.known_roi is None):
+        if not isinstance(ax.n, int) or not isinstance(ax.out, int) or callable(ax.scale):
+            return None
+        if self.coordinates == "tf_crop_and_resize" and ax.known_roi is None:
             return None
         y = np.arange(ax.out, dtype=np.float64)
         with np.errstate(all="ignore"):
-            x = R.coordinate(R.NUMPY, self.coordinates, y, ax.scale, float(ax.n), float(ax.out), ax.known_roi)  # type: ignore[arg-type]
-        return np.nan_to_num(np.broadcast_to(x, y.shape))
+            x = R.coordinate(R.NUMPY, self.coordinates, y, ax.scale, float(ax.n), float(ax.out), ax.known_roi)
+        positions: np.ndarray = np.nan_to_num(np.broadcast_to(x, y.shape))
+        return positions
 
     def index(self, position: Expr, n: DimLike) -> DimLike:
         """The position of a float, limited to [0, n)."""
@@ -102,18 +110,12 @@ class _Resize:
 
     def nearest(self, x: Tensor, ax: _Axis) -> Tensor:
         shape = replace(x.shape, ax.axis, ax.out)
-        exact = (
-            None
-            if ax.ratio is None
-            else R.exact_coordinate(self.coordinates, D.symbol("o", ax.out), ax.ratio, ax.n, ax.out)
-        )
+        exact = None if ax.ratio is None else R.exact_coordinate(self.coordinates, D.symbol("o", ax.out), ax.ratio, ax.n, ax.out)
         if exact is not None:
             return self.cx.view(shape, x, lambda i: replace(i, ax.axis, self._exact_nearest(ax, i[ax.axis])))
         known = self.positions(ax)
         if known is not None:
-            at = np.clip(R.nearest(R.NUMPY, self.rounding, known), 0, max(int(ax.n) - 1, 0)).astype(np.int64)  # type: ignore[call-overload]
-            from hasten.ops.indexing import gather_axis
-
+            at = np.clip(R.nearest(R.NUMPY, self.rounding, known), 0, max(_static(ax.n) - 1, 0)).astype(np.int64)
             return gather_axis(self.cx, x, self.cx.const(at), ax.axis)
 
         def element(i: Index) -> Expr:
@@ -161,15 +163,18 @@ class _Resize:
             return lambda o: self._exact_taps(ax, o)
         known = self.positions(ax)
         if known is not None:
-            at, weights = R.table(self.mode, known, int(ax.n), ax.scale, self.antialias, self.a, self.exclude)  # type: ignore[arg-type,call-overload]
+            at, weights = self.table(ax, known)
             if at.shape[1] > UNROLLED:
                 return None
             places = [self.cx.const(np.ascontiguousarray(at[:, k])) for k in range(at.shape[1])]
             factors = [self.cx.const(np.ascontiguousarray(weights[:, k]), self.compute) for k in range(at.shape[1])]
-            return lambda o: [
-                (self.cx.index(p.at((o,)), ax.n), w.at((o,))) for p, w in zip(places, factors, strict=True)
-            ]
+            return lambda o: [(self.cx.index(p.at((o,)), ax.n), w.at((o,))) for p, w in zip(places, factors, strict=True)]
         return None if self.antialias else lambda o: self._computed_taps(ax, o)
+
+    def table(self, ax: _Axis, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and weights of all taps, computed now."""
+        assert isinstance(ax.scale, float)
+        return R.table(self.mode, known, _static(ax.n), ax.scale, self.antialias, self.a, self.exclude)
 
     def _exact_taps(self, ax: _Axis, o: DimLike) -> list[Tap]:
         exact = R.exact_coordinate(self.coordinates, o, ax.ratio, ax.n, ax.out)  # type: ignore[arg-type]
@@ -207,7 +212,7 @@ class _Resize:
         shape = replace(x.shape, ax.axis, ax.out)
         known = self.positions(ax)
         if known is not None:
-            at, weights = R.table(self.mode, known, int(ax.n), ax.scale, self.antialias, self.a, self.exclude)  # type: ignore[arg-type,call-overload]
+            at, weights = self.table(ax, known)
             places, factors = self.cx.const(at), self.cx.const(weights, self.compute)
 
             def term(i: Index, r: Index) -> Expr:
@@ -267,9 +272,7 @@ def resize(
     axes = axes_of(cx, node.attr("axes", None) or range(x.rank), x.rank)
     rows = _axes(cx, node, plan, x, axes, roi, scales, sizes)
     moving = [ax for ax in rows if not _unchanged(plan, ax)]
-    pair = (
-        plan.mode == "linear" and len(moving) == 2 and plan.coordinates != "tf_crop_and_resize" and not plan.antialias
-    )
+    pair = plan.mode == "linear" and len(moving) == 2 and plan.coordinates != "tf_crop_and_resize" and not plan.antialias
     result = x
     if pair:
         result = plan.interpolate(x, moving)
@@ -366,8 +369,9 @@ def _ratio(n: DimLike, o: DimLike) -> tuple[float | Callable[[], Expr], Fraction
 def _keep_ratio(cx: Context, dims: list[DimLike], outs: list[DimLike], kind: str) -> list[Row]:
     """One scale for all axes: the smallest or largest of those asked for."""
     if all(isinstance(d, int) for d in (*dims, *outs)):
-        s = (min if kind == "min" else max)(Fraction(int(o), int(n)) for n, o in zip(dims, outs, strict=True))  # type: ignore[call-overload]
-        return [(int(float(s) * int(n) + 0.5), float(s), None) for n in dims]  # type: ignore[call-overload]
+        ratios = [Fraction(_static(o), _static(n)) for n, o in zip(dims, outs, strict=True)]
+        s = float(min(ratios) if kind == "min" else max(ratios))
+        return [(int(s * _static(n) + 0.5), s, None) for n in dims]
 
     def scale() -> Expr:
         terms = [E.cast(E.index(o), "float32") / E.cast(E.index(n), "float32") for n, o in zip(dims, outs, strict=True)]

@@ -54,9 +54,7 @@ def size(cx: Context, node: Node, x: Tensor) -> Tensor:
 
 
 # --- reshapes ---------------------------------------------------------------------------------------------------------
-def reshape_target(
-    cx: Context, old: tuple[DimLike, ...], wanted: tuple[DimLike, ...], allowzero: bool
-) -> list[DimLike]:
+def reshape_target(cx: Context, old: tuple[DimLike, ...], wanted: tuple[DimLike, ...], allowzero: bool) -> list[DimLike]:
     """The shape that Reshape means: 0 copies a size unless `allowzero`, -1 is what remains.
 
     Sizes derived from the shapes of inputs mean themselves, also where they are 0; values that only the run knows
@@ -69,9 +67,7 @@ def reshape_target(
             if k < len(old):
                 d = D.if_equal(d, 0, old[k], d)
         dims.append(d)
-    unknown = [
-        k for k, d in enumerate(dims) if (d == -1 if isinstance(d, int) else from_run(cx, d) and not D.nonnegative(d))
-    ]
+    unknown = [k for k, d in enumerate(dims) if (d == -1 if isinstance(d, int) else from_run(cx, d) and not D.nonnegative(d))]
     total = D.product(old)
     known = D.product([D.if_equal(d, -1, 1, d) if k in unknown else d for k, d in enumerate(dims)])
     if sum(1 for d in dims if isinstance(d, int) and d == -1) > 1:
@@ -102,7 +98,7 @@ def flatten(cx: Context, node: Node, x: Tensor) -> Tensor:
 def squeeze(cx: Context, node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     tensors(node, x, axes)
     if axes is not None and cx.ints(axes) is None:
-        return cx.reshape(x, _without(_chosen(cx, axes, x.rank), x.shape, int(axes.size)))
+        return cx.reshape(x, _without(_chosen(cx, axes, x.rank), x.shape, len(sizes_of(cx, axes))))
     picked = known_axes(cx, axes, x.rank)
     if picked is None:
         if any(not isinstance(d, int) and D.known_equal(d, 1) is None for d in x.shape):
@@ -172,7 +168,7 @@ def unsqueeze(cx: Context, node: Node, x: Tensor, axes: Tensor) -> Tensor:
     tensors(node, x, axes)
     values = cx.ints(axes)
     if values is None:
-        return cx.reshape(x, _with(_chosen(cx, axes, x.rank + int(axes.size)), x.shape))
+        return cx.reshape(x, _with(_chosen(cx, axes, x.rank + len(sizes_of(cx, axes))), x.shape))
     return insert_axes(cx, x, axes_of(cx, values, x.rank + len(values)))
 
 
