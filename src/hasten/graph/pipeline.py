@@ -104,9 +104,11 @@ class PassLog:
 def prepare(model: ir.Model, *, skip: Collection[str] = ()) -> PassLog:
     """Bring a model from `load_graph` to normal form, in place.
 
-    skip: names of passes of SIMPLIFY to leave out. Errors: ModelError, ResourceLimit.
+    skip: names of passes of SIMPLIFY to leave out. Errors: ModelError, ResourceLimit. The names of the outputs as users know
+    them are kept in `model.meta`: an output that is an input, too, is a value of its own afterwards, with another name.
     """
     log = PassLog()
+    model.meta["hasten.outputs"] = [value.name or "" for value in model.graph.outputs]
     log.run("inline functions", model, lambda: inline_functions(model))
     log.run("upgrade opset", model, lambda: upgrade(model))
     edit = Editor(model)

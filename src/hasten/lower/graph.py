@@ -72,8 +72,9 @@ def _trace(model: ir.Model, cx: Context) -> Traced:
         tracer.env[value] = tracer.input(value)
         tracer.result.inputs.append((value.name or "", tracer.env[value]))
     tracer.run(graph)
-    for value in graph.outputs:
-        tracer.result.outputs.append((value.name or "", tracer.value(value, "graph output")))
+    names = model.meta.get("hasten.outputs", [value.name or "" for value in graph.outputs])
+    for name, value in zip(names, graph.outputs, strict=True):
+        tracer.result.outputs.append((name, tracer.value(value, "graph output")))
     return tracer.result
 
 
