@@ -1,4 +1,4 @@
-"""The emulated tile instructions against the manual's definition in NumPy, bit for bit; real ones too where there are any."""
+"""The emulated tile instructions against the manual's definition in NumPy, bit for bit; and real ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def levels() -> list[Isa]:
 
 
 def product(isa: Isa, shapes, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """C + A B by tiles 0 (C), 4 (A) and 6 (B) of the given shapes; all arrays are whole tiles of 16 rows of 64 bytes."""
+    """C + A B by tiles 0 (C), 4 (A) and 6 (B) of the given shapes; all arrays are whole tiles (16 x 64 bytes)."""
     module = Module(isa)
     f = module.function("kernel", [("args", "ptr"), ("thread", "i64"), ("threads", "i64")])
     pa, pb, pc = (f.load("ptr", f.at(f.args[0], i, 8)) for i in range(3))
@@ -50,8 +50,11 @@ def flush(x: np.ndarray) -> np.ndarray:
 
 
 def definition(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """a [m, k], b [k / 2, n, 2] as float32, c [m, n]: the manual's operation. Products of bfloat16 are exact in float64, and so are
-    sums with a float32 whose exponent is not too far away: one rounding, as in the fused operation."""
+    """a [m, k], b [k / 2, n, 2] as float32, c [m, n]: the manual's operation.
+
+    Products of bfloat16 are exact in float64, and so are sums with a float32 whose exponent is not too far away: one
+    rounding, as in the fused operation.
+    """
     sums = np.zeros((2, *c.shape), np.float32)
     a, b = flush(a), flush(b)
     with np.errstate(all="ignore"):

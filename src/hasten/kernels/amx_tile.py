@@ -7,8 +7,8 @@
     tiles.store(0, q, 128)
     tiles.release()                    # at the end of the kernel
 
-With `isa.amx == "native"` each call is one instruction. With "emulated" it is a call of an internal function of the same
-module that does to a block of the kernel's stack what the instruction does to the tile registers, as Intel's manual
+With `isa.amx == "native"` each call is one instruction. With "emulated" it is a call of an internal function of the
+same module that does to a block of the kernel's stack what the instruction does to the tile registers, as Intel's manual
 defines it: rows and bytes per row that the configuration leaves out are zeroed, `dot` sums even and odd k apart with
 fused multiplications and adds their sum to the accumulator, subnormal inputs count as zero and subnormal results become
 zero (always: no mode of the CPU changes that). So what is tested with the emulation is the kernel that the hardware
@@ -92,7 +92,7 @@ class Tiles:
         self.f.call(_symbol(name), "void", [self._state, *numbers])
 
 
-# --- the emulation ------------------------------------------------------------------------------------------------------
+# --- the emulation ----------------------------------------------------------------------------------------------------
 def _symbol(name: str) -> str:
     return f"emulated_{name}"
 
@@ -164,8 +164,9 @@ def _emit_dot(g: Function, state: V, into: V, a: V, b: V) -> None:
         with g.loop(0, pairs) as k:
             left = g.splat(g.load("i32", g.at(_row(g, state, a, m), k, 4)), _LANES)
             right = g.load(_INTS, _row(g, state, b, k), 64)
-            for total, parts in zip(sums, ((left << 16, right << 16), (left & _HIGH_HALF, right & _HIGH_HALF)), strict=True):
-                x, y = (_flushed(g, g.bitcast(part, _FLOATS)) for part in parts)
+            even, odd = (left << 16, right << 16), (left & _HIGH_HALF, right & _HIGH_HALF)
+            for total, pair in zip(sums, (even, odd), strict=True):
+                x, y = (_flushed(g, g.bitcast(part, _FLOATS)) for part in pair)
                 total.set(_flushed(g, g.fma(x, y, total.get())))
         place = _row(g, state, into, m)
         new = _flushed(g, g.load(_FLOATS, place, 64)) + _flushed(g, sums[0].get() + sums[1].get())
