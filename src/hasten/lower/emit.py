@@ -36,6 +36,7 @@ from hasten.lower.trace import Tensor
 from hasten.vm import program as P
 
 FOLD_LIMIT = 1 << 22  # elements up to which constant subexpressions are computed at compile time
+FOLD_POINTS = 1 << 24  # evaluations of one expression that this may take
 
 
 @dataclass(frozen=True)
@@ -215,14 +216,16 @@ class Emission:
         """t's place in the memory of a Concat that has it as a part: then nothing is copied later."""
         if id(t) in self.homes or id(t) in self.schedule.plain or not isinstance(t.origin, (T.Map, T.Nest, T.Kernel)):
             return None
-        whole = next((u for u in self.schedule.users.get(id(t), []) if isinstance(u.origin, T.Concat) and id(u) in self.schedule.realized), None)
+        whole = next((u for u in self.schedule.users.get(id(t), []) if isinstance(u.origin, (T.Concat, T.Woven)) and id(u) in self.schedule.realized), None)
         if whole is None or not self.schedule.block_holds(whole):
             return None
         o = whole.origin
-        assert isinstance(o, T.Concat)
+        assert isinstance(o, (T.Concat, T.Woven))
         position = [k for k, p in enumerate(o.parts) if p is t]
-        sizes = {s for d in (*whole.shape, *o.starts) for s in D.symbols(d)}
-        if len(position) != 1 or not sizes <= self.defined:
+        if len(position) != 1:
+            return None
+        place = o.place(position[0])
+        if not {s for d in (*whole.shape, *(start for start, _ in place)) for s in D.symbols(d)} <= self.defined:
             return None
         if id(whole) not in self.buffers:
             fixed = id(whole) in self.schedule.plain or id(whole) in self.homes
@@ -230,10 +233,13 @@ class Emission:
                 return None
             self.allocate(whole, order)
         have = self.buffers[id(whole)]
-        if have.strides[order[-1]] != 1:
+        if have.strides[order[-1]] != 1 or place[order[-1]][1] != 1:
             return None
         self.placed[id(t)] = id(whole)
-        return Buffer(have.name, have.strides, have.offset + o.starts[position[0]] * have.strides[o.axis])
+        offset = have.offset
+        for (start, _), stride in zip(place, have.strides, strict=True):
+            offset = offset + start * stride
+        return Buffer(have.name, tuple(stride * step for (_, step), stride in zip(place, have.strides, strict=True)), offset)
 
     def _constant(self, array: np.ndarray, t: Tensor) -> Buffer:
         data = np.ascontiguousarray(array)
@@ -305,7 +311,7 @@ class Emission:
     # --- tensors ------------------------------------------------------------------------------------------------------------
     def realize(self, t: Tensor) -> None:
         o = t.origin
-        if (id(t) in self.buffers and not isinstance(o, T.Concat)) or isinstance(o, T.Const):
+        if (id(t) in self.buffers and not isinstance(o, (T.Concat, T.Woven))) or isinstance(o, T.Const):
             return
         if isinstance(o, T.Source):
             if isinstance(t, T.Object):
@@ -327,7 +333,7 @@ class Emission:
                 self._map(t)
             elif isinstance(o, T.Nest):
                 self._fused(t, t, lambda i: i)
-            elif isinstance(o, T.Concat):
+            elif isinstance(o, (T.Concat, T.Woven)):
                 self._concat(t, o)
             elif isinstance(o, T.Kernel):
                 if o.spec.accumulates:
@@ -373,7 +379,7 @@ class Emission:
                 memo[id(t)] = True
             elif isinstance(o, (T.Map, T.View, T.Nest)) and all(isinstance(d, int) for d in t.shape):
                 look = self.schedule.look(t)
-                fixed = not any(s for e in look.exprs for s in E.free_symbols(e) if not s.startswith(("o$", "r$")))
+                fixed = isinstance(look.points, int) and look.points <= FOLD_POINTS and not any(s for e in look.exprs for s in E.free_symbols(e) if not s.startswith(("o$", "r$")))
                 memo[id(t)] = fixed and all(self._static(u, memo) for u, _ in look.loads)
             elif isinstance(o, T.Concat):
                 memo[id(t)] = all(self._static(u, memo) for u in o.parts)
@@ -405,7 +411,7 @@ class Emission:
                 return [axes[k] for k in order]  # type: ignore[misc]
         return list(range(t.rank))
 
-    def _concat_order(self, t: Tensor, o: T.Concat) -> list[int]:
+    def _concat_order(self, t: Tensor, o: T.Concat | T.Woven) -> list[int]:
         """The order of axes that most parts have."""
         row = list(range(t.rank))
         if id(t) in self.schedule.plain or id(t) in self.homes:
@@ -413,16 +419,16 @@ class Emission:
         orders = [memory_order(have, p.shape) if (have := self.buffer(p)) is not None else row for p in o.parts]
         return max(orders, key=lambda x: (orders.count(x), x != row))
 
-    def _concat(self, t: Tensor, o: T.Concat) -> None:
+    def _concat(self, t: Tensor, o: T.Concat | T.Woven) -> None:
         target = self.buffers.get(id(t)) or self.allocate(t, self._concat_order(t, o))
-        for p, start in zip(o.parts, o.starts, strict=True):
+        for k, p in enumerate(o.parts):
             if self.placed.get(id(p)) == id(t) or (isinstance(p.size, int) and p.size == 0):
                 continue
             idx = symbols("o", p.shape)
             with self.evaluating():
                 value = p.at(idx)
-            place = (*idx[: o.axis], idx[o.axis] + start, *idx[o.axis + 1 :])
-            self.need(*p.shape, start)
+            place = tuple(i * step + start for i, (start, step) in zip(idx, o.place(k), strict=True))
+            self.need(*p.shape, *(start for start, _ in o.place(k)))
             self.nest_call(t, _loops(idx, p.shape, replace(target)), [(value, t.dtype, target, place)], "concat")
 
     # --- nests and kernels with what follows them -------------------------------------------------------------------------------
@@ -472,7 +478,7 @@ class Emission:
         self.nest_call(last, outer, [(value, last.dtype, target, index)], "reduce" if o.place is None else "rows",
                         inner=inner, stages=stages, inner_store=o.place is not None)  # fmt: skip
 
-    def _inner_order(self, inner: list, stages: list[StageProblem]) -> list:
+    def _inner_order(self, inner: list[tuple[str | None, DimLike]], stages: list[StageProblem]) -> list[tuple[str | None, DimLike]]:
         """Inner loops by the memory of what they walk through (the arg kinds need the order as it is)."""
         if any(s.kind.startswith("arg") for s in stages) or len(inner) < 2:
             return inner
@@ -601,7 +607,7 @@ class Emission:
     def _call(self, text: str, words: Words, work: DimLike, what: str, t: Tensor, operations: object, algorithm: str) -> None:
         name = f"{what}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         self.lowered.kernels.setdefault(name, text)
-        self.need(*(w for kind, w in words.rows if kind == "int"))  # type: ignore[misc]
+        self.need(*(w for kind, w in words.rows if kind == "int"))  # type: ignore[arg-type,misc]
         self.code.append(P.Call(name, tuple(w for _, w in words.rows), work))  # type: ignore[misc]
         node = t.node
         moved = D.product(t.shape) * dtypes.dtype(t.dtype).size

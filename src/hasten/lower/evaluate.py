@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from hasten.base.errors import ExecutionError
 from hasten.kernels.expr import OPS, Expr
 from hasten.lower import trace as T
 
-_VECTOR = {
+_VECTOR: dict[str, Callable[..., Any]] = {
     "floordiv": lambda a, b: np.where(b == 0, a, a // np.where(b == 0, 1, b)), "mod": lambda a, b: np.where(b == 0, 0, a % np.where(b == 0, 1, b)),
     "max": np.maximum, "min": np.minimum, "if_eq": lambda a, b, x, y: np.where(a == b, x, y),
     "if_lt": lambda a, b, x, y: np.where(a < b, x, y), "scale": lambda a, f: np.floor(a * f).astype(np.int64),
@@ -60,6 +60,11 @@ class Evaluation:
         dt = dtypes.to_numpy(t.dtype)
         if isinstance(o, T.Concat):
             return np.concatenate([self.of(p) for p in o.parts], o.axis)
+        if isinstance(o, T.Woven):
+            whole = np.zeros(shape, dt)
+            for k, p in enumerate(o.parts):
+                whole[tuple(slice(self.size(start), None, step) for start, step in o.place(k))] = self.of(p)
+            return whole
         if isinstance(o, T.Kernel):
             if id(o) not in self.kernels:
                 results = [(r.dtype, self.shape(r.shape)) for r in o.results]
@@ -67,7 +72,7 @@ class Evaluation:
             return self.kernels[id(o)][o.results.index(t)].astype(dt, copy=False).reshape(shape)
         if isinstance(o, T.Branch):
             block = o.then if self.of(o.condition).reshape(-1)[0] else o.other
-            return self.of(block.values[o.results.index(t)])
+            return self.of(block.values[o.results.index(t)])  # type: ignore[arg-type]
         if isinstance(o, T.Nest):
             return self._nest(t, o, shape).astype(dt)
         idx, env = self._symbols("i", shape)

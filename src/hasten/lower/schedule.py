@@ -22,6 +22,8 @@ from hasten.lower.trace import Block, Context, Tensor
 
 CHEAP = 6  # cycles a vector below which computing again beats storing, where memory isn't read twice
 TOO_LONG = 400  # an inlined expression beyond this cost is cut
+TOO_DEEP = 64  # and so is one of more tensors in a row; index arithmetic counts by its length, TANGLE letters for one tensor
+TANGLE = 64
 MEMBERS = 24  # most elementwise tensors in one epilogue
 
 
@@ -65,6 +67,7 @@ class Schedule:
     absorbed: set[int] = field(default_factory=set)
     plain: set[int] = field(default_factory=set)  # must be row-major
     cost: dict[int, int] = field(default_factory=dict)
+    depth: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> Schedule:
         """Decide everything."""
@@ -117,10 +120,16 @@ class Schedule:
             self.plain.add(id(t))
 
     def _dependencies(self, t: Tensor) -> Iterator[Tensor]:
-        """Tensors needed for t, also through the sizes in its shape."""
+        """Tensors needed for t, also through the sizes in its shape, its loops and its indices."""
         yield from self._direct(t)
-        for d in t.shape:
+        o = t.origin
+        loops = (*o.outer, *o.inner) if isinstance(o, T.Nest) else tuple(o.spec.dims(o).values()) if isinstance(o, T.Kernel) else ()
+        for d in (*t.shape, *loops):
             yield from self.sizes(d)
+        if isinstance(o, (T.Map, T.View, T.Nest)) and self.cx.defined:
+            mentioned = frozenset[str]().union(*map(E.free_symbols, self.look(t).exprs))
+            for name in sorted(mentioned & self.cx.defined.keys()):
+                yield from self.sizes(D.symbol(name))
 
     def sizes(self, d: DimLike) -> Iterator[Tensor]:
         """Tensors whose contents a size is read from."""
@@ -141,16 +150,16 @@ class Schedule:
                     self.plain.add(id(u))
             return [self._behind(u) for u in o.operands]
         if isinstance(o, T.HostCall):
-            for u in o.operands:
-                if isinstance(u, Tensor):
-                    self._force(u)
-                    self.plain.add(id(u))
+            for value in o.operands:
+                if isinstance(value, Tensor):
+                    self._force(value)
+                    self.plain.add(id(value))
             return [u for u in o.operands if u is not None]  # type: ignore[misc]
         if isinstance(o, (T.Branch, T.Loop)):
             return self._control(o)
         if isinstance(o, T.View) and id(t) in self.forced and o.flat:
             return [o.base]
-        if isinstance(o, T.Concat):
+        if isinstance(o, (T.Concat, T.Woven)):
             return list(o.parts)
         return [u for u, _ in self.look(t).loads]
 
@@ -194,7 +203,8 @@ class Schedule:
         o = t.origin
         if isinstance(o, T.Nest):
             i, r = symbols("o", o.outer), symbols("r", o.inner)
-            exprs, params = [], {}
+            exprs: list[Expr] = []
+            params: dict[str, Expr] = {}
             for s in o.stages:
                 e = s.fn(i, r, params)
                 exprs.append(e)
@@ -221,6 +231,7 @@ class Schedule:
                 self.realized.add(id(t))
             return
         self.cost[id(t)] = self._inline_cost(t)
+        self.depth[id(t)] = self._inline_depth(t)
         if id(t) in self.forced or (isinstance(o, T.Map) and self._worth_memory(t)):
             self.realized.add(id(t))
 
@@ -232,11 +243,19 @@ class Schedule:
         own = sum(E.cost(e) for e in look.exprs)
         return own + sum(self.cost.get(id(u), 0) for u, _ in look.loads if self.inline(u))
 
+    def _inline_depth(self, t: Tensor) -> int:
+        """How many tensors deep t's expression is, with long index arithmetic counted in."""
+        deepest = 0
+        for u, index in self.look(t).loads:
+            letters = sum(len(a.key) for d in index if isinstance(d, D.Dim) for mono, _ in d.terms for a in mono)
+            deepest = max(deepest, letters // TANGLE + (self.depth.get(id(u), 0) if self.inline(u) else 0))
+        return deepest + 1
+
     def _worth_memory(self, t: Tensor) -> bool:
         users = self.users.get(id(t), [])
         cost = self.cost[id(t)]
         reads = sum(1 for u, _ in self.look(t).loads if not (isinstance(u.origin, T.Const) and u.origin.array.size == 1))
-        if cost > TOO_LONG:
+        if cost > TOO_LONG or self.depth[id(t)] > TOO_DEEP:
             return True
         if len(users) > 1 and (cost >= CHEAP or reads > 1) and reads:
             return True
@@ -363,7 +382,9 @@ def invert(index: Sequence[DimLike], mine: Sequence[DimLike], shape: Sequence[Di
 
 def _by_stride(parts: list[tuple[int, DimLike]], shape: Sequence[DimLike]) -> list[tuple[int, DimLike]]:
     """Parts of a row-major mix from slowest to fastest: the one with stride 1 is last, its left neighbour's stride is its extent, ..."""
-    left, ordered, step = list(parts), [], 1  # type: ignore[var-annotated]
+    left = list(parts)
+    ordered: list[tuple[int, DimLike]] = []
+    step: DimLike = 1
     while left:
         hit = next((p for p in left if p[1] == step), None)
         if hit is None:

@@ -14,6 +14,7 @@ Mul ... need no code for it), and `cx.read_ints(t)` always gives dims, reading t
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ import numpy as np
 from hasten.base import dims as D
 from hasten.base import dtypes
 from hasten.base.dims import DimLike
-from hasten.base.errors import ModelError, TypeInferenceError
+from hasten.base.errors import ModelError, ResourceLimit, TypeInferenceError
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr, Fresh
 from hasten.kernels.spec import KernelSpec
@@ -32,6 +33,10 @@ from hasten.kernels.spec import KernelSpec
 Index = tuple[DimLike, ...]
 Shape = tuple[DimLike, ...]
 
+
+MAX_BYTES = 1 << 40  # of one tensor, in memory or not
+MAX_HOPS = 8  # views of views, until one is an element by element copy: index expressions grow with every hop
+MAX_NESTING = 48  # tensors in a row that are followed at once; what lies before was followed when it was made
 
 _ORDER = itertools.count()  # of making: whatever a tensor needs was made before it
 
@@ -73,6 +78,23 @@ class Concat:
     parts: list[Tensor]
     axis: int
     starts: list[DimLike]
+
+    def place(self, part: int) -> list[tuple[DimLike, int]]:
+        """Start and step of a part's elements on every axis."""
+        return [(self.starts[part] if k == self.axis else 0, 1) for k in range(self.parts[part].rank)]
+
+
+@dataclass(eq=False)
+class Woven:
+    """Parts that lie between one another: element i of a part is element start + i * step of the whole, on every axis; together they
+    cover it exactly once."""
+
+    parts: list[Tensor]
+    places: list[list[tuple[DimLike, int]]]
+
+    def place(self, part: int) -> list[tuple[DimLike, int]]:
+        """Start and step of a part's elements on every axis."""
+        return self.places[part]
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +201,7 @@ class Loop:
     results: list[Tensor] = field(default_factory=list)
 
 
-Origin = Union[Source, Const, Map, View, Concat, Nest, Kernel, HostCall, Branch, Loop]
+Origin = Union[Source, Const, Map, View, Concat, Woven, Nest, Kernel, HostCall, Branch, Loop]
 
 
 class Object:
@@ -206,6 +228,7 @@ class Tensor:
 
     def __init__(self, cx: Context, dtype: str, shape: Sequence[DimLike], origin: Origin):
         self.cx, self.dtype, self.shape, self.origin = cx, dtype, tuple(shape), origin
+        cx.check_shape(dtype, self.shape)
         self.order = next(_ORDER)
         self.name = ""
         self.node = cx.node  # the model's node that is being traced: for reports
@@ -252,6 +275,7 @@ class Context:
         self.inline: Callable[[Tensor], bool] | None = None  # set while emitting: which tensors are evaluated in place
         self._memo: dict[tuple[int, Index], Expr] = {}
         self._provided: tuple[Any, Index, Any] = (None, (), None)
+        self._nesting = 0  # Maps being evaluated inside of each other
 
     # --- making tensors ---------------------------------------------------------------------------------------------------
     def const(self, array: Any, dtype: str | None = None) -> Tensor:
@@ -260,12 +284,32 @@ class Context:
         array = np.ascontiguousarray(given).reshape(given.shape)  # which makes vectors of scalars
         return Tensor(self, dtype or dtypes.from_numpy(given.dtype), given.shape, Const(array))
 
+    def check_shape(self, dtype: str, shape: Shape) -> None:
+        """No size is negative (checked at run time where unknown), and what is known now is of a sane size."""
+        count = dtypes.dtype(dtype).size
+        for d in shape:
+            if not isinstance(d, int):
+                if not D.nonnegative(d):
+                    self.require(0, "<=", d, f"{self.where()}: a result's size")
+            elif d < 0:
+                raise TypeInferenceError(f"{self.where()}: the sizes {list(shape)} of its result are impossible")
+            else:
+                count *= d
+        if count > MAX_BYTES:
+            raise ResourceLimit(f"{self.where()}: a tensor of shape {list(shape)} needs {count} bytes, the limit is {MAX_BYTES}")
+
     def map(self, shape: Sequence[DimLike], dtype: str, fn: Callable[[Index], Expr]) -> Tensor:
         """result[i] = fn(i): an Expr of the compute dtype of `dtype` (rounded to `dtype` where it is stored)."""
         return Tensor(self, dtype, shape, Map(fn))
 
     def view(self, shape: Sequence[DimLike], base: Tensor, index: Callable[[Index], Sequence[DimLike]], flat: bool = False) -> Tensor:
         """result[i] = base[index(i)], index being arithmetic on dims only."""
+        hops, behind = 0, base
+        while hops < MAX_HOPS and isinstance(behind.origin, View):
+            hops, behind = hops + 1, behind.origin.base
+        if hops == MAX_HOPS:
+            whole = base
+            base = self.map(whole.shape, whole.dtype, lambda i: whole.at(i))
         return Tensor(self, base.dtype, shape, View(base, lambda i: tuple(index(i)), flat))
 
     def reshape(self, base: Tensor, shape: Sequence[DimLike]) -> Tensor:
@@ -357,7 +401,8 @@ class Context:
         parts = list(parts)
         if len(parts) == 1:
             return parts[0]
-        starts, total = [], 0  # type: ignore[var-annotated]
+        starts: list[DimLike] = []
+        total: DimLike = 0
         for p in parts:
             starts.append(total)
             total = total + p.shape[axis]
@@ -367,6 +412,10 @@ class Context:
         shape = list(parts[0].shape)
         shape[axis] = total
         return Tensor(self, parts[0].dtype, shape, Concat(parts, axis, starts))
+
+    def weave(self, shape: Sequence[DimLike], parts: Sequence[Tensor], places: Sequence[list[tuple[DimLike, int]]]) -> Tensor:
+        """See `Woven`."""
+        return Tensor(self, parts[0].dtype, shape, Woven(list(parts), list(places)))
 
     def nest(self, dtype: str, outer: Sequence[DimLike], inner: Sequence[DimLike], stages: Sequence[Stage], final: Callable[..., Expr],
              shape: Sequence[DimLike] | None = None, place: Callable[[Index, Index], Index] | None = None) -> Tensor:  # fmt: skip
@@ -456,13 +505,18 @@ class Context:
         if isinstance(origin, Const) and (origin.array.size == 1 or all(isinstance(i, int) for i in index)):
             if origin.array.size == 1:
                 index = (0,) * t.rank
-            return E.const(origin.array[tuple(index)].item() if t.dtype not in _SMALL else float(origin.array[tuple(index)]), t.dtype)
+            element = origin.array[tuple(map(int, index))]  # type: ignore[arg-type]
+            return E.const(element.item() if t.dtype not in _SMALL else float(element), t.dtype)
         if t._ints and all(isinstance(i, int) for i in index) and dtypes.is_int(t.dtype) and dtypes.compute_type(t.dtype) == "int64":
             return E.index(t._ints[_flat_position(t.shape, index)])
         if isinstance(origin, View) and (self.inline is None or self.inline(t)):
             return self.element(origin.base, origin.index(index))
         if isinstance(origin, Map) and self.inline is not None and self.inline(t):
-            return origin.fn(index)
+            self._nesting += 1
+            try:
+                return origin.fn(index)
+            finally:
+                self._nesting -= 1
         if isinstance(origin, Concat) and self.inline is not None and self.inline(t):
             return self._concat_element(origin, index)
         names = {s for d in index for s in D.symbols(d)} & self.bound.keys()
@@ -503,7 +557,8 @@ class Context:
         """The contents of a small integer (or bool, or float with whole values) tensor as dims in row-major order, where known now."""
         if t._ints is False:
             t._ints = None
-            t._ints = self._follow(t)
+            with contextlib.suppress(ResourceLimit):  # too long an expression: the run reads it
+                t._ints = self._follow(t)
         return t._ints
 
     def _follow(self, t: Tensor) -> tuple[DimLike, ...] | None:
@@ -519,13 +574,13 @@ class Context:
             return None
         from hasten.lower.follow import to_dim
 
-        with self.evaluating(lambda u: isinstance(u.origin, (Map, View, Concat)) and self._small(u)):
+        with self.evaluating(lambda u: isinstance(u.origin, (Map, View, Concat)) and self._small(u) and self._nesting < MAX_NESTING):
             values = [to_dim(self, self.element(t, i)) for i in np.ndindex(*map(int, t.shape))]  # type: ignore[arg-type]
         return None if any(v is None for v in values) else tuple(values)  # type: ignore[arg-type]
 
     @staticmethod
     def _small(t: Tensor) -> bool:
-        return all(isinstance(d, int) for d in t.shape) and int(np.prod([int(d) for d in t.shape], dtype=object)) <= 64  # type: ignore[arg-type]
+        return all(isinstance(d, int) for d in t.shape) and D.product(t.shape) <= 64  # type: ignore[operator]
 
     def read_ints(self, t: Tensor, count: int | None = None) -> tuple[DimLike, ...]:
         """The contents of an integer tensor as dims, read at run time where not known; its number of elements must be static."""
@@ -551,7 +606,10 @@ class Context:
         return names[0] - names[1] if signed else names[0]
 
 
-_SMALL = {"bfloat16", "float16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float4_e2m1fn", "float8_e8m0fnu", "int4", "uint4", "int2", "uint2"}  # fmt: skip
+_SMALL = {
+    "bfloat16", "float16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz",
+    "float8_e8m0fnu", "float4_e2m1fn", "int4", "uint4", "int2", "uint2",
+}  # fmt: skip
 
 
 class _Evaluating:

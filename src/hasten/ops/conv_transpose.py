@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from hasten.base import dims as D
 from hasten.base.dims import DimLike
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr
 from hasten.lower.trace import Context, Index, Stage, Tensor
+from hasten.ops.dense import constant, fast_conv, isa_of
 from hasten.ops.elementwise import refuse_complex
-from hasten.ops.geometry import both, inside, read_sizes, spatial
+from hasten.ops.geometry import Axis, both, inside, read_sizes, spatial
 from hasten.ops.registry import Node, operator, tensors
 
 
@@ -76,6 +79,9 @@ def conv_transpose(
     axis.out...]."""
     refuse_complex(cx, x, w)
     cx.require(x.shape[1], "==", w.shape[0], f"{cx.where()}: channels of the input against those of the filter")
+    fast = by_phases(cx, x, w, b, axes, group)
+    if fast is not None:
+        return fast
     per_group = w.shape[1]
     channels = D.floordiv(x.shape[1], group)
 
@@ -89,6 +95,53 @@ def conv_transpose(
 
     outer = (x.shape[0], per_group * group, *(a.out for a in axes))
     return cx.nest(x.dtype, outer, (channels, *(a.taps for a in axes)), [Stage("sum", "sum", product)], final)
+
+
+def by_phases(cx: Context, x: Tensor, w: Tensor, b: Tensor | None, axes: Sequence[Spread], group: int) -> Tensor | None:
+    """The transposed convolution as one ordinary convolution for each residue of the output position by the stride: each takes only the taps
+    that meet it, and writes its outputs between those of the others. None where the kernels of ops.dense don't serve."""
+    weights = constant(w)
+    fixed = all(a.dilation == 1 and isinstance(a.begin, int) and isinstance(a.kernel, int) for a in axes)
+    if weights is None or not fixed or isa_of(cx) is None or x.dtype != "float32" or not 1 <= len(axes) <= 2 or not isinstance(x.shape[1], int):
+        return None
+    grouped = weights.reshape(group, -1, *weights.shape[1:]).swapaxes(1, 2).reshape(-1, weights.shape[0] // group, *weights.shape[2:])
+    parts, places = [], []
+    for phase in np.ndindex(*(a.stride for a in axes)):
+        plans = [_phase(a, p) for a, p in zip(axes, phase, strict=True)]
+        if any(p is None for p in plans):
+            return None
+        taps = tuple(p.taps for p in plans if p is not None)
+        part = grouped[(slice(None), slice(None), *taps)]
+        sizes = [p.axis for p in plans if p is not None]
+        y = fast_conv(cx, x, cx.const(np.ascontiguousarray(part)), b, tuple(sizes), group, x.dtype)
+        if y is None:
+            return None
+        parts.append(y)
+        places.append([(0, 1), (0, 1), *((p, a.stride) for p, a in zip(phase, axes, strict=True))])
+    if len(parts) == 1:
+        return parts[0]
+    return cx.weave((x.shape[0], weights.shape[1] * group, *(a.out for a in axes)), parts, places)
+
+
+@dataclass(frozen=True)
+class _Phase:
+    axis: Axis
+    taps: slice
+
+
+def _phase(a: Spread, phase: int) -> _Phase | None:
+    """Outputs phase, phase + stride, ... of one axis as an ordinary convolution: with the taps first, first + stride, ... in reverse order, output t
+    begins at input t + meet - (taps - 1)."""
+    assert isinstance(a.begin, int) and isinstance(a.kernel, int)
+    first = (phase + a.begin) % a.stride
+    count = len(range(first, a.kernel, a.stride))
+    if count == 0:
+        return None
+    meet = (phase + a.begin - first) // a.stride
+    last = first + (count - 1) * a.stride
+    taps = slice(last, first - a.stride if first >= a.stride else None, -a.stride)
+    out = D.ceildiv(a.out - phase, a.stride)
+    return _Phase(Axis(a.size, count, 1, 1, count - 1 - meet, 0, out, False, False), taps)
 
 
 def spread_axes(node: Node, sizes: Sequence[DimLike], kernel: Sequence[DimLike]) -> list[Spread]:

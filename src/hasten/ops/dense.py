@@ -13,7 +13,7 @@ from hasten.kernels.dense import MOST_PLANES, ConvSpec, DepthwiseSpec, GemmSpec
 from hasten.kernels.depthwise import DepthwiseProblem, pack_depthwise_weights
 from hasten.kernels.gemm import GemmProblem, pack_gemm_weights
 from hasten.lower.trace import Const, Context, Tensor, View
-from hasten.ops.geometry import Axes
+from hasten.ops.geometry import Axes, Axis
 
 SMALL_FLOATS = ("float16", "bfloat16")
 
@@ -46,6 +46,9 @@ def fast_conv(cx: Context, x: Tensor, w: Tensor, b: Tensor | None, axes: Axes, g
         return None
     if not isinstance(x.shape[1], int) or 0 in weights.shape:
         return None
+    if len(axes) == 2 and _narrow(axes[1]) and not _narrow(axes[0]):  # tiles run along rows: make the long axis the row
+        turned = fast_conv(cx, cx.transpose(x, (0, 1, 3, 2)), cx.const(np.ascontiguousarray(weights.swapaxes(2, 3))), b, axes[::-1], group, dtype)
+        return None if turned is None else cx.transpose(turned, (0, 1, 3, 2))
     channels, outputs = int(x.shape[1]), weights.shape[0]
     flat = len(axes) == 1
     weights = np.asarray(weights, np.float32).reshape(outputs, -1, *((1,) if flat else ()), *weights.shape[2:])
@@ -84,7 +87,7 @@ def fast_matmul(cx: Context, a: Tensor, b: Tensor, dtype: str) -> Tensor | None:
     weights = constant(b)
     if any(isinstance(d, int) and d == 0 for d in (*batch, m, k, n)):
         return None
-    known = dict(k=_static(k), n=_static(n))
+    known: Any = {"k": _static(k), "n": _static(n)}
     if weights is not None and D.product(b.shape[:-2]) == 1:
         problem = GemmProblem(**known, m=None)
         packed = cx.const(np.ascontiguousarray(pack_gemm_weights(problem, isa, np.asarray(weights, np.float32).reshape(weights.shape[-2:]))))
@@ -98,6 +101,10 @@ def fast_matmul(cx: Context, a: Tensor, b: Tensor, dtype: str) -> Tensor | None:
     problem = GemmProblem(**known, b="columns" if _transposed(b) else "rows", a="columns" if _transposed(a) else "rows")
     y = cx.kernel(GemmSpec(problem, isa), [left, right], [("float32", (count, m, n))])[0]
     return _rounded(cx, cx.reshape(y, (*batch, m, n)), dtype)
+
+
+def _narrow(axis: Axis) -> bool:
+    return isinstance(axis.out, int) and axis.out < 4
 
 
 def _static(d: DimLike) -> int | None:
