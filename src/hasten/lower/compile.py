@@ -16,7 +16,7 @@ from hasten.codegen import cache as cache_room
 from hasten.codegen.isa import Isa
 from hasten.lower import emit, memory
 from hasten.lower.graph import Traced
-from hasten.lower.report import Report
+from hasten.lower.report import Report, regions_text
 from hasten.vm import program as P
 from hasten.vm.image import Image
 
@@ -81,7 +81,7 @@ def build(traced: Traced, isa: Isa, threads: int, precision: str, cache: cache_r
     runtime = link([objects.pop("runtime")], abi.RUNTIME_EXPORTS)
     image = link(list(objects.values()), exports(program, interpreted=True))
     report.image_bytes = len(image.rx) + image.rw_size
-    stages = {"program.txt": to_text(program)}
+    stages = {"regions.txt": regions_text(lowered.report), "program.txt": to_text(program)}
     stages.update({f"kernels/{n}.ll": t for n, t in texts.items()})
     if "driver" in jobs:
         stages["driver.ll"] = jobs["driver"]

@@ -21,16 +21,16 @@ from hasten.codegen.builder import Function, Module, V
 from hasten.codegen.isa import Isa
 from hasten.kernels import expr as E
 from hasten.kernels import nest
+from hasten.kernels import spec as kernel_spec
 from hasten.kernels.emit import Arguments, Emitter, Words
 from hasten.kernels.expr import Expr
 from hasten.kernels.nest import NestProblem, StageProblem, StoreProblem, substitute
-from hasten.kernels import spec as kernel_spec
 from hasten.kernels.spec import KernelSpec
 from hasten.lower import trace as T
 from hasten.lower.emit_control import emit_branch, emit_host, emit_loop
 from hasten.lower.evaluate import Evaluation
 from hasten.lower.graph import Traced
-from hasten.lower.report import NodeReport
+from hasten.lower.report import NodeReport, fused_rows
 from hasten.lower.schedule import Inverse, Schedule, symbols
 from hasten.lower.trace import Tensor
 from hasten.vm import program as P
@@ -90,6 +90,7 @@ class Emission:
         self.placed: dict[int, int] = {}  # parts that were computed where a Concat lies: that one's id
         self.keep: list[Tensor] = []  # tensors made here: their ids are keys of `buffers`
         self.objects: dict[int, str] = {}
+        self.regions: dict[int, str] = {}  # kernel that computes a tensor
 
     def fresh(self, prefix: str) -> str:
         n = self.names.get(prefix, 0)
@@ -119,6 +120,7 @@ class Emission:
         self.emit_checks(last=True)
         for k, (name, value) in enumerate(self.traced.outputs):
             self._output(k, name, value)
+        self.lowered.report.extend(fused_rows(self.schedule, self.regions))
 
     def _output_homes(self, outputs: list[Tensor]) -> dict[int, Tensor]:
         """For each output the tensor whose memory can be handed out: itself, or what it reshapes; each memory only once."""
@@ -601,18 +603,21 @@ class Emission:
         f.ret()
         f._allocas.extend(args.prologue)
         info = spec.describe()
-        self._call(module.text(), words, spec.work(call), spec.name, t, spec.operations(call), info.get("algorithm", spec.name))
+        self._call(module.text(), words, spec.work(call), spec.name, t, spec.operations(call), info.get("algorithm", spec.name),
+                   info.get("precision", "fp32"))
 
     # --- calls ----------------------------------------------------------------------------------------------------------------
-    def _call(self, text: str, words: Words, work: DimLike, what: str, t: Tensor, operations: object, algorithm: str) -> None:
+    def _call(self, text: str, words: Words, work: DimLike, what: str, t: Tensor, operations: object, algorithm: str,
+              precision: str = "fp32") -> None:  # fmt: skip
         name = f"{what}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         self.lowered.kernels.setdefault(name, text)
         self.need(*(w for kind, w in words.rows if kind == "int"))  # type: ignore[arg-type,misc]
         self.code.append(P.Call(name, tuple(w for _, w in words.rows), work))  # type: ignore[misc]
         node = t.node
+        self.regions[id(t)] = name
         moved = D.product(t.shape) * dtypes.dtype(t.dtype).size
         self.lowered.report.append(NodeReport(str(node) if node else t.name, getattr(node, "op_type", what), name, "kernel", None,
-                                              _format_name(self.buffers.get(id(t)), t), algorithm, "fp32", str(moved), str(operations)))  # fmt: skip
+                                              _format_name(self.buffers.get(id(t)), t), algorithm, precision, str(moved), str(operations)))  # fmt: skip
 
 
 @dataclass

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hasten.lower.schedule import Schedule
+    from hasten.lower.trace import Tensor
 
 
 @dataclass
 class NodeReport:
-    """One computed region. kind: "kernel", "host", "view", "folded" or "control"; bytes and operations are expressions of the sizes."""
+    """One computed region. kind: "kernel", "fused" (into the region `fused_into`), "view", "folded", "host" or "control"; bytes and operations are expressions of the sizes."""
 
     name: str
     op: str
@@ -20,6 +24,48 @@ class NodeReport:
     precision: str
     bytes: str
     operations: str
+
+
+def fused_rows(schedule: Schedule, regions: dict[int, str]) -> list[NodeReport]:
+    """Rows for the nodes that have no kernel of their own: folded, a view of other memory, or computed inside another node's kernel."""
+    told: set[str] = set()
+    for t in schedule.order:
+        if id(t) in regions:
+            told.add(str(t.node))
+    rows: dict[str, NodeReport] = {}
+    for t in schedule.order:
+        name = str(t.node)
+        if t.node is None or name in told:
+            continue
+        kind = type(t.origin).__name__
+        if kind in ("HostCall", "Branch", "Loop", "Source"):
+            continue
+        into = _region(schedule, t, regions, 0)
+        what = "folded" if kind == "Const" else "view" if kind == "View" else "fused"
+        rows[name] = NodeReport(name, t.node.op_type, "", what, into, "", "", "", "0", "0")
+    return list(rows.values())
+
+
+def _region(schedule: Schedule, t: Tensor, regions: dict[int, str], depth: int) -> str | None:
+    """The kernel in which t is computed or through which it is read."""
+    if id(t) in regions or depth > 40:
+        return regions.get(id(t))
+    found = (_region(schedule, u, regions, depth + 1) for u in schedule.users.get(id(t), []))
+    return next((r for r in found if r), None)
+
+
+def regions_text(nodes: list[NodeReport]) -> str:
+    """The regions in order, each with what is fused into it."""
+    inside: dict[str, list[str]] = {}
+    for n in nodes:
+        if n.fused_into:
+            inside.setdefault(n.fused_into, []).append(n.name)
+    lines = []
+    for n in nodes:
+        if n.kind in ("kernel", "host", "control"):
+            also = ", ".join(dict.fromkeys(inside.get(n.region, [])))
+            lines.append(f"{n.region or n.kind}: {n.name}  [{n.format}; {n.algorithm}; {n.operations} operations]" + (f"  with {also}" if also else ""))
+    return "\n".join(lines) + "\n"
 
 
 @dataclass
