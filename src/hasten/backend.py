@@ -13,7 +13,7 @@ import hasten
 from hasten.base.dtypes import BY_ONNX
 
 
-class HastenRep(BackendRep):
+class HastenRep(BackendRep):  # type: ignore[misc]
     """A prepared model. `run(inputs)` takes a sequence in the model's order (or a dict) and gives a named tuple of outputs."""
 
     def __init__(self, model: hasten.CompiledModel):
@@ -28,7 +28,7 @@ class HastenRep(BackendRep):
         return namedtupledict("Outputs", list(outputs))(*outputs.values())
 
 
-class HastenBackend(Backend):
+class HastenBackend(Backend):  # type: ignore[misc]
     """Hasten on the CPU."""
 
     @classmethod

@@ -112,13 +112,13 @@ def _bench(model: Path, peers: list[str], choices: Any, feeding: dict[str, Any],
     from hasten.bench.compare import largest_difference
     from hasten.bench.peers import start
     from hasten.cli.console import note
-    from hasten.cli.feeds import make_feeds
+    from hasten.cli.feeds import make_feeds, tensor_inputs
     from hasten.cli.models import SAVED, open_model, progress_bar
 
     if peers and model.suffix.lower() == SAVED:
         raise InputError(f"{model.name}: other engines cannot read {SAVED} files; give the .onnx model.")
     compiled = open_model(model, choices)
-    feeds = make_feeds(compiled.inputs, **feeding)
+    feeds = make_feeds(tensor_inputs(compiled), **feeding)
     for remark in feeds.remarks:
         note(f"{model.name}: {remark}")
     ours = compiled.run(feeds.arrays)

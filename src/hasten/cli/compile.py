@@ -66,7 +66,7 @@ def _print(model: Path, target: Path, compiled: CompiledModel, seconds: float, j
 
 def described(tensors: Any) -> list[dict[str, Any]]:
     """Inputs or outputs for JSON."""
-    return [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in tensors]
+    return [{"name": t.name, "dtype": t.dtype, "shape": None if t.shape is None else list(t.shape)} for t in tensors]
 
 
 def signature_table(compiled: CompiledModel) -> Any:

@@ -76,8 +76,10 @@ def _cell(value: Any) -> Any:
     return value if isinstance(value, Text) else Text(str(value))  # plain text: "[1, 3]" is no markup
 
 
-def shape_text(shape: Sequence[int | str | None]) -> str:
-    """`(batch, 3, ?, 320)`: symbols by name, sizes that nothing names as `?`."""
+def shape_text(shape: Sequence[int | str | None] | None) -> str:
+    """`(batch, 3, ?, 320)`: symbols by name, sizes that nothing names as `?`; nothing for what is no tensor."""
+    if shape is None:
+        return ""
     return (
         "(" + ", ".join("?" if size is None else str(size) for size in shape) + ("," if len(shape) == 1 else "") + ")"
     )

@@ -19,6 +19,8 @@ from hasten.cli.pictures import SUFFIXES, Input, PictureOptions, read_picture
 if TYPE_CHECKING:
     import numpy as np
 
+    from hasten import CompiledModel
+
     Array = np.ndarray[Any, Any]
 
 TEXT_DTYPES = frozenset({"str", "string", "object"})
@@ -35,6 +37,14 @@ class Feeds:
 
     arrays: dict[str, Array] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+
+
+def tensor_inputs(compiled: CompiledModel) -> list[Input]:
+    """The inputs of a model; InputError where one is no tensor."""
+    for wanted in compiled.inputs:
+        if wanted.shape is None:
+            raise InputError(f"input {wanted.name!r} is a {wanted.dtype}: the command line gives tensors only; use hasten.compile(...).run({{...}}) in Python.")
+    return list(compiled.inputs)  # type: ignore[arg-type]
 
 
 def make_feeds(

@@ -47,13 +47,13 @@ def run_model(
     Without --input it says what the model wants. Pictures are never resized or scaled unless asked for.
     """
     from hasten.cli.console import note
-    from hasten.cli.feeds import make_feeds
+    from hasten.cli.feeds import make_feeds, tensor_inputs
     from hasten.cli.models import CompileOptions, open_model
     from hasten.cli.pictures import PictureOptions
 
     pictures = PictureOptions.parse(resize, scale, mean, std, layout, bgr)
     compiled = open_model(model, CompileOptions(isa, precision, threads, host_ops, cache_dir, dump))
-    feeds = make_feeds(compiled.inputs, inputs or (), dims or (), pictures=pictures, seed=seed)
+    feeds = make_feeds(tensor_inputs(compiled), inputs or (), dims or (), pictures=pictures, seed=seed)
     for remark in feeds.remarks:
         note(remark)
     began = time.perf_counter()

@@ -19,12 +19,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hasten.codegen.isa import Isa
 
-Number = Union[int, float, bool]
+Number = int | float | bool
 
 FLOATS = {"half": 16, "bfloat": 16, "float": 32, "double": 64}
 _ABBREVIATION = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}

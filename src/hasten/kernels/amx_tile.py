@@ -20,7 +20,7 @@ tiles of 16 rows of 64 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hasten.codegen.builder import Function, Module, V
 from hasten.codegen.isa import Isa
@@ -175,7 +175,7 @@ def _emit_dot(g: Function, state: V, into: V, a: V, b: V) -> None:
 
 
 _TILE, _PLACE = ("tile", "i64"), (("p", "ptr"), ("pitch", "i64"))
-_ROUTINES = {
+_ROUTINES: dict[str, tuple[Callable[..., None], tuple[tuple[str, str], ...]]] = {
     "ldtilecfg": (_emit_config, (("config", "ptr"),)),
     "tilezero": (_emit_zero, (_TILE,)),
     "tileloadd64": (_emit_load, (_TILE, *_PLACE)),

@@ -8,7 +8,7 @@ depend on the lane scalar ones, anything else per-lane loads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hasten.base import dims as D
@@ -149,15 +149,15 @@ class Emitter:
             free = tuple(a for a in mono if a not in loop)
             parts[loop] = parts.get(loop, 0) + Dim(((free, coef),)) if free else parts.get(loop, 0) + coef
         total: V | None = None
-        for loop, coef in parts.items():
+        for loop, factor in parts.items():
             term: V | None = None
             for a in loop:
                 v = self._atom(a, env)
                 term = v if term is None else term * v
             if term is None:
-                term = self.args.integer(coef)
-            elif not (isinstance(coef, int) and coef == 1):
-                term = term * self.args.integer(coef)
+                term = self.args.integer(factor)
+            elif not (isinstance(factor, int) and factor == 1):
+                term = term * self.args.integer(factor)
             total = term if total is None else total + term
         return total if total is not None else f.const("i64", 0)
 
@@ -274,7 +274,7 @@ def _mod(f: Function, a: V, b: V) -> V:
     return f.select(zero, f.const(a.type, 0), r)
 
 
-_DIM_OPS = {
+_DIM_OPS: dict[str, Callable[..., V]] = {
     "floordiv": _floordiv, "mod": _mod, "max": lambda f, a, b: f.smax(a, b), "min": lambda f, a, b: f.smin(a, b),
     "if_eq": lambda f, a, b, x, y: f.select(a.eq(b), x, y), "if_lt": lambda f, a, b, x, y: f.select(a < b, x, y),
 }  # fmt: skip

@@ -231,7 +231,8 @@ class Packed:
     """Tables as `kernels.tree` reads them.
 
     nodes: int32 [n, 4] (float32 thresholds) or [n, 8] (float64): the bits of the threshold, feature (and accept << 27 where nodes differ in
-    it), and the byte offsets of the true and the false child. The threshold of a leaf holds its weight (form "scalar") or, as an int32, its number among the leaves.
+    it), and the byte offsets of the true and the false child. The threshold of a leaf holds its weight (form "scalar") or, as an int32, its
+    number among the leaves.
     roots: int32 byte offsets. form "dense": weights [leaves, targets]; "sparse": leaf k has entries starts[k] to starts[k + 1] of
     `targets` and `weights`.
     """

@@ -280,7 +280,7 @@ class _Nest:
 
     # --- lanes along the last inner loop --------------------------------------------------------------------------------------
     def _unit(self, env: dict[str, V]) -> None:
-        p, f = self.p, self.f
+        p = self.p
         params: dict[str, V] = {}
         for stage in p.stages:
             params[stage.name] = self._along(env, stage, params) if self.mode == "along" else self._scalar(env, stage, params)

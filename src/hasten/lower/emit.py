@@ -110,7 +110,7 @@ class Emission:
             else:
                 program.inputs.append(P.ObjectSpec(name, value.kind, self.object_name(value)))
         values = [v for _, v in self.traced.outputs]
-        self.schedule = Schedule(self.cx, values).run()
+        self.schedule = Schedule(self.cx, values).run()  # type: ignore[arg-type]
         self.outputs = self._output_homes([v for v in values if isinstance(v, Tensor)])
         self.checks = list(self.cx.checks)
         self.emit_checks()
@@ -316,8 +316,8 @@ class Emission:
         if (id(t) in self.buffers and not isinstance(o, (T.Concat, T.Woven))) or isinstance(o, T.Const):
             return
         if isinstance(o, T.Source):
-            if isinstance(t, T.Object):
-                return
+            if isinstance(t, T.Object):  # type: ignore[unreachable]
+                return  # type: ignore[unreachable]
             raise ModelError(f"{t} is used where it isn't available")
         if isinstance(o, (T.HostCall, T.Branch, T.Loop)):
             self._other(t, o)

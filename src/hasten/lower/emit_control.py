@@ -139,7 +139,6 @@ class _Loop:
             e.buffers[id(c.seen)] = Buffer(home.name, row_major(c.seen.shape))
             self.homes.append(home)
         self.room = e.fresh("room")
-        self.rooms = {}
         for t, r in zip(o.stacked, o.results[len(o.carried) :], strict=True):
             if o.count is None:
                 e.allocate(r)

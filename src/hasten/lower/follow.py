@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Union
 
@@ -28,7 +29,9 @@ def to_dim(cx: Context, e: Expr) -> DimLike | None:
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, float):
-        return int(value) if value == int(value) else None
+        return int(value) if math.isfinite(value) and value == int(value) else None
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return None  # wraps around at run time
     if isinstance(value, Scaled):
         return value.dim * int(value.factor) if value.factor == int(value.factor) else None
     return value
@@ -60,6 +63,12 @@ def _value(cx: Context, e: Expr) -> Known:
     return _FOLLOW[e.name](*args) if e.name in _FOLLOW else None
 
 
+_ROUNDING: dict[str, Callable[[float], int]] = {"floor": math.floor, "trunc": math.trunc, "ceil": math.ceil, "round": round, "cast": int}
+_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
+    "mul": lambda a, b: a * b, "div": lambda a, b: a / b if b else math.nan, "add": lambda a, b: a + b, "sub": lambda a, b: a - b,
+}  # fmt: skip
+
+
 def _partial_select(cx: Context, e: Expr) -> Known:
     if e.name == "select":
         cond = _value(cx, e.args[0])
@@ -69,8 +78,6 @@ def _partial_select(cx: Context, e: Expr) -> Known:
 
 
 def _float(e: Expr, args: list[Known]) -> Known:
-    import math
-
     a = args[0]
     if e.name == "cast" or e.name in ("floor", "trunc", "ceil", "round"):
         if isinstance(a, Scaled):
@@ -78,14 +85,14 @@ def _float(e: Expr, args: list[Known]) -> Known:
                 return D.scale_floor(a.dim, a.factor)
             return a if e.name == "cast" else None
         if isinstance(a, float):
-            if e.name == "cast":
-                return int(a) if e.dtype.startswith(("int", "uint")) else a
-            return {"floor": math.floor, "trunc": math.trunc, "ceil": math.ceil, "round": round}[e.name](a)
+            if e.name == "cast" and not e.dtype.startswith(("int", "uint")):
+                return a
+            return _ROUNDING[e.name](a) if math.isfinite(a) else None
         return Scaled(a, 1.0) if e.name == "cast" and isinstance(a, D.Dim) else a
     if len(args) == 2 and e.name in ("mul", "div", "add", "sub"):
         b = args[1]
         if isinstance(a, (int, float)) and isinstance(b, (int, float)):
-            return float({"mul": lambda: a * b, "div": lambda: a / b if b else math.nan, "add": lambda: a + b, "sub": lambda: a - b}[e.name]())
+            return float(_ARITHMETIC[e.name](a, b))
         if e.name == "mul":
             scaled, factor = (a, b) if isinstance(a, (Scaled, D.Dim)) else (b, a)
             scaled = Scaled(scaled, 1.0) if isinstance(scaled, D.Dim) else scaled
@@ -106,7 +113,7 @@ def _float(e: Expr, args: list[Known]) -> Known:
 def _whole(a: Known) -> DimLike | None:
     if isinstance(a, Scaled):
         return a.dim if a.factor == 1.0 else None
-    return int(a) if isinstance(a, float) and a == int(a) else a if isinstance(a, (int, D.Dim)) else None
+    return int(a) if isinstance(a, float) and a.is_integer() else a if isinstance(a, (int, D.Dim)) else None
 
 
 def _div(a: DimLike, b: DimLike) -> DimLike | None:

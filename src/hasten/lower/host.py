@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Union
-
 import onnx_ir as ir
 
 from hasten.base import dtypes
-from hasten.lower.trace import Object, Tensor, Value
+from hasten.lower.trace import Tensor, Value
 
-Kind = Union[str, tuple[str, tuple[Union[int, None], ...]]]  # a readable object type, or dtype and shape (None: known at run time)
+Kind = str | tuple[str, tuple[int | None, ...]]  # a readable object type, or dtype and shape (None: known at run time)
 
 SCALARS: dict[str, Kind] = {"SequenceLength": ("int64", ()), "OptionalHasElement": ("bool", ())}
 

@@ -18,7 +18,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -201,7 +201,7 @@ class Loop:
     results: list[Tensor] = field(default_factory=list)
 
 
-Origin = Union[Source, Const, Map, View, Concat, Woven, Nest, Kernel, HostCall, Branch, Loop]
+Origin = Source | Const | Map | View | Concat | Woven | Nest | Kernel | HostCall | Branch | Loop
 
 
 class Object:
@@ -257,7 +257,7 @@ class Tensor:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
-Value = Union[Tensor, Object]
+Value = Tensor | Object
 
 
 class Context:

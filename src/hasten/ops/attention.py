@@ -216,13 +216,14 @@ def rotary_embedding(
 
     if interleaved:
         pairs = [
-            cx.map((*lead, half, 1), x.dtype, lambda i, fn=fn: fn(i, i[3], i[3] * 2, i[3] * 2 + 1))
+            cx.map((*lead, half, 1), x.dtype, lambda i, fn=fn: fn(i, i[3], i[3] * 2, i[3] * 2 + 1))  # type: ignore[misc]
             for fn in (real, imaginary)
         ]
         turned = cx.reshape(cx.concat(pairs, 4), (*lead, half * 2))
     else:
         halves = [
-            cx.map((*lead, half), x.dtype, lambda i, fn=fn: fn(i, i[3], i[3], i[3] + half)) for fn in (real, imaginary)
+            cx.map((*lead, half), x.dtype, lambda i, fn=fn: fn(i, i[3], i[3], i[3] + half))  # type: ignore[misc]
+            for fn in (real, imaginary)
         ]
         turned = cx.concat(halves, 3)
     if size != wide.shape[3]:

@@ -9,7 +9,7 @@ from hasten.base.dims import DimLike
 from hasten.base.errors import TypeInferenceError
 from hasten.kernels import expr as E
 from hasten.lower.trace import Block, Branch, Carried, Context, Loop, Source, Tensor, Value
-from hasten.ops.registry import NoNative, Node, operator
+from hasten.ops.registry import Node, NoNative, operator
 
 UNBOUNDED = 1 << 40  # a trip count from which on it is no limit
 ATTEMPTS = 4  # to find sizes that don't change from round to round

@@ -25,10 +25,11 @@ class Held(Object):
     asks for it."""
 
     def __init__(self, kind: str, op: str, operands: Sequence[Value]):
+        self._origin: HostCall | None = None
         super().__init__(kind, None)  # type: ignore[arg-type]
         self.op, self.operands = op, list(operands)
 
-    @property
+    @property  # type: ignore[override]
     def origin(self) -> HostCall:
         if self._origin is None:
             call = HostCall(self.name or self.op, self.op, _payload(self.op, len(self.operands)), list(self.operands))
@@ -37,7 +38,7 @@ class Held(Object):
         return self._origin
 
     @origin.setter
-    def origin(self, value: HostCall | None) -> None:
+    def origin(self, value: HostCall | None) -> None:  # type: ignore[override]
         self._origin = value
 
 
@@ -139,7 +140,7 @@ def _chosen(cx: Context, items: list[Value], position: Tensor) -> Tensor:
 def sequence_insert(cx: Context, node: Node, sequence: Value, value: Value, position: Value | None = None) -> TracedSequence:
     items = list(items_of(node, sequence))
     if items and _element(items[0]) != _element(value):
-        raise ModelError(f"{node}: {value} does not fit into a {sequence}")  # type: ignore[str-bytes-safe]
+        raise ModelError(f"{node}: {value} does not fit into a {sequence}")
     at = len(items)
     if position is not None:
         at = _position(cx, node, position, len(items) + 1, at) if not _negative(cx, position) else _position(cx, node, position, len(items), at)
@@ -188,7 +189,8 @@ def split_to_sequence(cx: Context, node: Node, x: Tensor, split: Tensor | None =
         cx.require(total, "==", x.shape[axis], "the sizes of the parts add up to that of the axis")
     else:
         sizes = list(_equal_parts(cx, node, x.shape[axis], split))
-    items, start = [], 0  # type: ignore[var-annotated]
+    items: list[Value] = []
+    start: DimLike = 0
     for d in sizes:
         part = window(cx, x, axis, start, d)
         items.append(part if split is not None or node.attr("keepdims", 1) else drop_axes(cx, part, [axis]))

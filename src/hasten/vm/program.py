@@ -16,7 +16,7 @@ pointers, dims as i64. Threads split the kernel's work among themselves; every k
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 from hasten.base.dims import DimLike
 
@@ -184,7 +184,7 @@ class Output:
     shape: tuple[DimLike, ...]
 
 
-Instruction = Union[Let, Read, Check, Arena, View, Alloc, Free, Call, Host, If, While, Output]
+Instruction = Let | Read | Check | Arena | View | Alloc | Free | Call | Host | If | While | Output
 
 
 @dataclass(frozen=True)
