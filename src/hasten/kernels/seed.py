@@ -11,7 +11,8 @@ from hasten.kernels.spec import Emission, KernelSpec
 
 @dataclass(frozen=True)
 class SeedSpec(KernelSpec):
-    """out0: one uint64, from the cycle counter and the result's address. `stream` tells the nodes of one model apart."""
+    """out0: one uint64, from the cycle counter and the result's address. `stream` tells the nodes of one model
+    apart."""
 
     stream: int
 
@@ -22,4 +23,6 @@ class SeedSpec(KernelSpec):
         f = k.f
         with f.when(k.thread.eq(0)):
             cycles = f.intrinsic("llvm.readcyclecounter", "i64", [], [])
-            f.store(cycles * 0x9E3779B97F4A7C1 + f.to_int(k.arg["out0"]) + self.stream * 0x632BE59BD9B4E01, k.arg["out0"])
+            f.store(
+                cycles * 0x9E3779B97F4A7C1 + f.to_int(k.arg["out0"]) + self.stream * 0x632BE59BD9B4E01, k.arg["out0"]
+            )

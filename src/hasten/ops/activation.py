@@ -1,4 +1,5 @@
-"""Activation functions. Each is a function of one Expr and the node's attributes; `ACTIVATIONS` is used by the recurrent operators, too."""
+"""Activation functions. Each is a function of one Expr and the node's attributes; `ACTIVATIONS` is used by the
+recurrent operators, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Deformable convolution: every tap samples the input at its position plus an offset, with linear interpolation, zero outside."""
+"""Deformable convolution: every tap samples the input at its position plus an offset, with linear interpolation, zero
+outside."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ from hasten.ops.registry import Node, operator, tensors
 def sample_linear(cx: Context, x: Tensor, lead: Sequence[DimLike], where: Sequence[Expr]) -> Expr:
     """x[lead, where...] at real positions, linear between the 2^n neighbours, zero outside."""
     sizes = x.shape[len(lead) :]
-    corners: list[list[tuple[DimLike, Expr, Expr]]] = []  # per axis: index, guard, weight of the lower and of the upper neighbour
+    corners: list[
+        list[tuple[DimLike, Expr, Expr]]
+    ] = []  # per axis: index, guard, weight of the lower and of the upper neighbour
     for p, n in zip(where, sizes, strict=True):
         low = op("floor", p)
         part = p - low
@@ -63,7 +66,9 @@ def deformed_columns(cx: Context, x: Tensor, offset: Tensor, mask: Tensor | None
 
 
 @operator("DeformConv")
-def deform_conv(cx: Context, node: Node, x: Tensor, w: Tensor, offset: Tensor, b: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+def deform_conv(
+    cx: Context, node: Node, x: Tensor, w: Tensor, offset: Tensor, b: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
     tensors(node, x, w, offset, b, mask)
     refuse_complex(cx, x)
     axes, group = conv_axes(cx, node, x, w), int(node.attr("group", 1))

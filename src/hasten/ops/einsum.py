@@ -42,7 +42,8 @@ def einsum(cx: Context, equation: str, *xs: Tensor) -> Tensor:
 
 
 def parse(equation: str, ranks: Sequence[int]) -> tuple[list[Labels], Labels]:
-    """The labels of every operand and of the result; axes of an ellipsis get the labels "0", "1", ... counted from the last."""
+    """The labels of every operand and of the result; axes of an ellipsis get the labels "0", "1", ... counted from
+    the last."""
     text = equation.replace(" ", "")
     left, arrow, right = text.partition("->")
     words = left.split(",")
@@ -68,7 +69,8 @@ def _labels(word: str, hidden: int) -> Labels:
 
 
 def _expanded(cx: Context, term: Labels, x: Tensor, sizes: dict[str, DimLike]) -> tuple[Labels, Tensor]:
-    """Every label once (repeated ones are diagonals), and every axis of its label's full size unless it is 1 for good."""
+    """Every label once (repeated ones are diagonals), and every axis of its label's full size unless it is 1 for
+    good."""
     once = tuple(dict.fromkeys(term))
     if once != term:
         shape = [sizes[label] for label in once]
@@ -91,7 +93,9 @@ def _contract(cx: Context, parts: list[tuple[Labels, Tensor]], result: Labels, s
         at = dict(zip(result, o, strict=True)) | dict(zip(summed, r, strict=True))
         value: Expr | None = None
         for term, x in parts:
-            e = x.at([0 if isinstance(d, int) and d == 1 else at[label] for label, d in zip(term, x.shape, strict=True)])
+            e = x.at(
+                [0 if isinstance(d, int) and d == 1 else at[label] for label, d in zip(term, x.shape, strict=True)]
+            )
             value = e if value is None else value * e
         assert value is not None
         return value
@@ -101,8 +105,11 @@ def _contract(cx: Context, parts: list[tuple[Labels, Tensor]], result: Labels, s
     return cx.reduce("sum", parts[0][1].dtype, outer, inner, element)
 
 
-def _matrix_product(cx: Context, parts: list[tuple[Labels, Tensor]], result: Labels, sizes: dict[str, DimLike]) -> Tensor | None:
-    """Two operands as one batched matrix product; None where a label is summed in one operand only, or nothing is summed."""
+def _matrix_product(
+    cx: Context, parts: list[tuple[Labels, Tensor]], result: Labels, sizes: dict[str, DimLike]
+) -> Tensor | None:
+    """Two operands as one batched matrix product; None where a label is summed in one operand only, or nothing is
+    summed."""
     (la, a), (lb, b) = parts
     shared = [label for label in la if label in lb]
     batch = [label for label in shared if label in result]

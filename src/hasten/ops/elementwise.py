@@ -1,4 +1,5 @@
-"""Elementwise operators: arithmetic, comparisons, logic, selection. Tables; the meaning of each row is a row of kernels.expr.OPS.
+"""Elementwise operators: arithmetic, comparisons, logic, selection. Tables; the meaning of each row is a row of
+kernels.expr.OPS.
 
 Activation functions are in ops.activation, conversions in ops.cast, quantisation in ops.quantize.
 """
@@ -15,7 +16,8 @@ from hasten.ops.registry import Node, NoNative, operator, tensors
 
 
 def elementwise(cx: Context, fn: Callable[..., Expr], *xs: Tensor, dtype: str | None = None) -> Tensor:
-    """fn of the broadcast inputs, element by element; the result has dtype `dtype` (default: that of the first input)."""
+    """fn of the broadcast inputs, element by element; the result has dtype `dtype` (default: that of the first
+    input)."""
     refuse_complex(cx, *xs)
     shape = cx.broadcast_shapes(*(x.shape for x in xs))
     wide = [cx.broadcast_to(x, shape) for x in xs]
@@ -35,19 +37,24 @@ def scalar(t: Tensor) -> Expr:
 
 
 UNARY = {
-    "Abs": "abs", "Neg": "neg", "Ceil": "ceil", "Floor": "floor", "Round": "round", "Sqrt": "sqrt", "Exp": "exp", "Log": "log", "Sin": "sin",
-    "Cos": "cos", "Tan": "tan", "Asin": "asin", "Acos": "acos", "Atan": "atan", "Sinh": "sinh", "Cosh": "cosh", "Tanh": "tanh",
-    "Asinh": "asinh", "Acosh": "acosh", "Atanh": "atanh", "Erf": "erf", "Sign": "sign", "Not": "not", "BitwiseNot": "not",
+    "Abs": "abs", "Neg": "neg", "Ceil": "ceil", "Floor": "floor", "Round": "round", "Sqrt": "sqrt", "Exp": "exp",
+    "Log": "log", "Sin": "sin",
+    "Cos": "cos", "Tan": "tan", "Asin": "asin", "Acos": "acos", "Atan": "atan", "Sinh": "sinh", "Cosh": "cosh",
+    "Tanh": "tanh",
+    "Asinh": "asinh", "Acosh": "acosh", "Atanh": "atanh", "Erf": "erf", "Sign": "sign", "Not": "not",
+    "BitwiseNot": "not",
 }  # fmt: skip
 BINARY = {
     "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "And": "and", "Or": "or", "Xor": "xor",
     "BitwiseAnd": "and", "BitwiseOr": "or", "BitwiseXor": "xor",
 }  # fmt: skip
 COMPARE: dict[str, Callable[[Expr, Expr], Expr]] = {
-    "Less": lambda a, b: op("lt", a, b), "LessOrEqual": lambda a, b: op("le", a, b), "Greater": lambda a, b: op("lt", b, a),
+    "Less": lambda a, b: op("lt", a, b), "LessOrEqual": lambda a, b: op("le", a, b),
+    "Greater": lambda a, b: op("lt", b, a),
     "GreaterOrEqual": lambda a, b: op("le", b, a), "Equal": lambda a, b: op("eq", a, b),
 }  # fmt: skip
 VARIADIC = {"Sum": "add", "Mean": "add", "Max": "max", "Min": "min"}
+MANY = 32  # inputs that one expression takes
 SHIFTS = {"LEFT": "shl", "RIGHT": "shr"}
 
 
@@ -78,9 +85,14 @@ def variadic(cx: Context, node: Node, *xs: Tensor) -> Tensor:
         total = values[0]
         for v in values[1:]:
             total = op(VARIADIC[node.op_type], total, v)
-        return total / len(xs) if node.op_type == "Mean" else total
+        return total
 
-    return elementwise(cx, fold, *xs)
+    count, left = len(xs), list(xs)
+    while len(left) > MANY:
+        left[:MANY] = [elementwise(cx, fold, *left[:MANY])]
+    if node.op_type != "Mean":
+        return elementwise(cx, fold, *left)
+    return elementwise(cx, lambda *values: fold(*values) / count, *left)
 
 
 @operator("Identity")
@@ -155,7 +167,8 @@ FLOAT_POWERS: dict[float, Callable[[Expr], Expr]] = {
 
 @operator("Pow")
 def pow_(cx: Context, node: Node, x: Tensor, y: Tensor) -> Tensor:
-    """x ** y in the dtype of x. The dtypes may differ: a float base takes the exponent as float; integers meet in int64, or
+    """x ** y in the dtype of x. The dtypes may differ: a float base takes the exponent as float; integers meet in
+    int64, or
     in float64 where the exponent is a float."""
     tensors(node, x, y)
     refuse_complex(cx, x, y)

@@ -124,7 +124,7 @@ def chosen_axes(cx: Context, node: Node, x: Tensor, axes: Tensor | None) -> AnyA
     if axes is None or axes.shape == (0,):
         return () if node.attr("noop_with_empty_axes", 0) else tuple(range(x.rank))
     if not isinstance(axes.shape[0], int):
-        raise NoNative(f"{node.op_type} over a number of axes that only the run knows")
+        return _counted_axes(cx, node, x, axes)
     known = cx.read_ints(axes)
     for a in known:
         cx.require(-x.rank, "<=", a, f"{cx.where()}: an axis of a tensor of rank {x.rank}")
@@ -133,6 +133,23 @@ def chosen_axes(cx: Context, node: Node, x: Tensor, axes: Tensor | None) -> AnyA
         return tuple(sorted({int(a) % x.rank for a in known}))  # type: ignore[arg-type]
     flags = [D.minimum(sum((D.if_equal(D.mod(a, x.rank), k, 1, 0) for a in known), start=0), 1) for k in range(x.rank)]
     return RunTimeAxes(tuple(flags), len(known))
+
+
+def _counted_axes(cx: Context, node: Node, x: Tensor, axes: Tensor) -> RunTimeAxes:
+    """Axes whose number only the run knows: the flags are computed as a tensor, and read."""
+    if not node.attr("keepdims", 1):
+        raise NoNative(f"{node.op_type} to a rank that only the run knows")
+    count = axes.shape[0]
+    none = int(not node.attr("noop_with_empty_axes", 0))
+
+    def chosen(o: Index, r: Index) -> Expr:
+        """Without axes: all of them are meant, or none."""
+        a = E.cast(cx.load(axes, r, E.index(r[0]) < E.index(count), 0), "int64")
+        hit = E.cast(E.select(a < 0, a + x.rank, a).eq(E.index(o[0])), "int64")
+        return E.select(E.index(count).eq(0), none, hit)
+
+    found = cx.reduce("max", "int64", (x.rank,), (D.maximum(count, 1),), chosen)
+    return RunTimeAxes(tuple(cx.read_int(found, k, signed=False) for k in range(x.rank)), 0)
 
 
 @operator(*REDUCTIONS)
