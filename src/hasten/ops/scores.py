@@ -5,7 +5,7 @@ Where the standard is silent, these are the rules of ONNX Runtime.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ import numpy as np
 from hasten.base.errors import ModelError
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr, op
-from hasten.lower.trace import Context, Index, Stage, Tensor
+from hasten.lower.trace import Context, HostCall, Index, Object, Stage, Tensor, Value
 from hasten.ops.registry import Node, NoNative
 
+ML = "ai.onnx.ml"
 TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")  # as numbered by TreeEnsemble
 NEAR_ZERO = 1e-7
 
@@ -80,19 +81,40 @@ def transformed(cx: Context, scores: Tensor, transform: str, dtype: str = "float
     return cx.nest(dtype, scores.shape[:1], scores.shape[1:], stages, final, scores.shape, lambda o, r: (*o, *r))
 
 
-def int_labels(node: Node, ints: str, strings: str) -> list[int]:
-    """The labels of classes. Raises NoNative where they are strings."""
-    if node.attr(strings, None):
-        raise NoNative("labels are strings")
-    return [int(v) for v in node.attr(ints, None) or []]
+class Labels:
+    """The labels of a classifier: integers, or strings, which a host op makes of class numbers."""
 
+    def __init__(self, node: Node, ints: str, strings: str):
+        self.node = node
+        self.strings = [text(v) for v in node.attr(strings, None) or []]
+        self.ints = [] if self.strings else [int(v) for v in node.attr(ints, None) or []]
 
-def label_of(cx: Context, labels: Sequence[int], classes: Tensor) -> Tensor:
-    """The labels [n] of class numbers [n]."""
-    if list(labels) == list(range(len(labels))):
-        return classes
-    table = cx.const(np.array(labels, np.int64))
-    return cx.map(classes.shape, "int64", lambda i: table.at((cx.index(classes.at(i), len(labels)),)))
+    @property
+    def count(self) -> int:
+        return len(self.strings) or len(self.ints)
+
+    def of(self, cx: Context, classes: Tensor) -> Value:
+        """The labels [n] of class numbers [n]."""
+        if self.strings:
+            return self._texts(cx, classes)
+        if self.ints == list(range(len(self.ints))):
+            return classes
+        table = cx.const(np.array(self.ints, np.int64))
+        return cx.map(classes.shape, "int64", lambda i: table.at((cx.index(classes.at(i), len(self.ints)),)))
+
+    def _texts(self, cx: Context, classes: Tensor) -> Object:
+        if not cx.options.host_ops:
+            raise NoNative("labels are strings")
+        import onnx
+
+        names = list(range(len(self.strings)))
+        node = onnx.helper.make_node("LabelEncoder", ["x"], ["y"], domain=ML, keys_int64s=names, values_strings=self.strings)
+        graph = onnx.helper.make_graph([node], "host", [onnx.ValueInfoProto(name="x")], [onnx.ValueInfoProto(name="y")])
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(ML, 4)])
+        call = HostCall(f"labels of {self.node}", "LabelEncoder", model.SerializeToString(), [classes])
+        result = Object("tensor(string)", call)
+        call.results = [result]
+        return result
 
 
 def best_class(cx: Context, scores: Tensor, known: Callable[[Index, Index], Expr] | None = None) -> Tensor:

@@ -19,10 +19,10 @@ from hasten.kernels.tree import INITIAL, tree_spec
 from hasten.lower.trace import Context, Index, Tensor
 from hasten.ops.registry import Node, operator, tensors
 from hasten.ops.scores import (
+    ML,
+    Labels,
     as_float32,
     best_class,
-    int_labels,
-    label_of,
     logistic,
     pair,
     probit,
@@ -32,7 +32,6 @@ from hasten.ops.scores import (
     transformed,
 )
 
-ML = "ai.onnx.ml"
 FUNCTIONS = ("AVERAGE", "SUM", "MIN", "MAX")  # as numbered by TreeEnsemble
 ROW_TYPES = ("float32", "float64", "float16", "int32", "int64")
 
@@ -138,12 +137,12 @@ def _needed(array: np.ndarray | None) -> np.ndarray:
 
 # --- classification -----------------------------------------------------------------------------------------------------
 @operator("TreeEnsembleClassifier", domain=ML)
-def tree_ensemble_classifier(cx: Context, node: Node, x: Tensor) -> list[Tensor]:
+def tree_ensemble_classifier(cx: Context, node: Node, x: Tensor) -> list[Any]:
     tensors(node, x)
-    labels = int_labels(node, "classlabels_int64s", "classlabels_strings")
-    if not labels:
+    labels = Labels(node, "classlabels_int64s", "classlabels_strings")
+    if not labels.count:
         raise ModelError(f"{node}: there are no class labels")
-    classes, x = len(labels), rows_of(cx, node, x)
+    classes, x = labels.count, rows_of(cx, node, x)
     forest = read_forest(node, "class").checked(classes, str(node))
     base = [float(v) for v in floats(node, "base_values")]
     reached, extended, targets = _coverage(node, forest, classes)
@@ -170,7 +169,7 @@ def tree_ensemble_classifier(cx: Context, node: Node, x: Tensor) -> list[Tensor]
         return result
 
     best = best_class(cx, scores, counts if partial else None)
-    return [label_of(cx, labels, best), transformed(cx, scores, transform)]
+    return [labels.of(cx, best), transformed(cx, scores, transform)]
 
 
 def _coverage(node: Node, forest: Forest, classes: int) -> tuple[list[int], Forest, int]:
@@ -213,12 +212,12 @@ class _Weights:
         self.positive = bool((forest.weight >= 0).all())
 
 
-def _binary(cx: Context, total: Tensor, labels: list[int], base: list[float], transform: str, known: Any, weights: _Weights) -> list[Tensor]:
+def _binary(cx: Context, total: Tensor, labels: Labels, base: list[float], transform: str, known: Any,
+            weights: _Weights) -> list[Any]:  # fmt: skip
     """One or two classes. A score for the first class only stands for the second one, too; the rules are those of ONNX Runtime."""
-    n, two = total.shape[0], len(labels) == 2
+    n, two = total.shape[0], labels.count == 2
     single = two and weights.one_class  # all weights are for one class
     limit = 0.5 if single and weights.positive else 0.0
-    positive, negative = (labels[1], labels[0]) if single else (1, 0)
 
     def plus(e: Expr, k: int) -> Expr:
         return e + base[k] if base[k] else e
@@ -240,8 +239,6 @@ def _binary(cx: Context, total: Tensor, labels: list[int], base: list[float], tr
             lone = E.select(known(i, 0), first, 0.0)
         return first, second, E.select(has, second, lone), has
 
-    def label(i: Index) -> Expr:
-        return E.select(limit < scores(i)[2], E.const(positive, "int64"), E.const(negative, "int64"))
 
     def spread(s: Expr) -> tuple[Expr, Expr]:
         """Both scores from a single one."""
@@ -253,7 +250,8 @@ def _binary(cx: Context, total: Tensor, labels: list[int], base: list[float], tr
             return logistic(-s), logistic(s)
         return (1 - s, s) if limit else (-s, s)
 
-    y = cx.map((n,), "int64", label)
+    number = cx.map((n,), "int64", lambda i: E.cast(limit < scores(i)[2], "int64"))
+    y = labels.of(cx, number) if single or labels.strings and two else number  # without labels, where no class is alone
     if not two:
         scored = as_float32(cx, cx.map((n, 1), total.dtype, lambda i: scores(i[:1])[0]))
         return [y, transformed(cx, scored, transform if transform == "PROBIT" else "NONE")]
