@@ -37,8 +37,8 @@ class Held(Object):
             self._origin = call
         return self._origin
 
-    @origin.setter
-    def origin(self, value: HostCall | None) -> None:  # type: ignore[override]
+    @origin.setter  # type: ignore[override]
+    def origin(self, value: HostCall | None) -> None:
         self._origin = value
 
 
