@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from hasten.base import dims as D
+from hasten.base import dtypes
 from hasten.base.dims import DimLike
 from hasten.base.errors import ModelError
 from hasten.kernels import expr as E
-from hasten.lower.trace import Context, Tensor
+from hasten.lower.follow import to_dim
+from hasten.lower.trace import Concat, Context, Map, Tensor, View
 from hasten.ops.registry import NoNative
 
 
@@ -41,15 +45,41 @@ def known_axes(cx: Context, t: Tensor | None, rank: int) -> list[int] | None:
     return axes_of(cx, values, rank)
 
 
-def sizes_of(cx: Context, t: Tensor, count: int | None = None) -> tuple[DimLike, ...]:
+def sizes_of(cx: Context, t: Tensor, count: int | None = None, signed: bool = False) -> tuple[DimLike, ...]:
     """The values of a tensor of sizes as dims. count: how many there must be, where that is known otherwise.
 
+    Not `signed`: what only the run knows is not negative (and is 0 if it turns out to be).
     Raises NoNative where even their number is unknown."""
     if count is not None and t.rank == 1 and not isinstance(t.shape[0], int):
         t = resized(cx, t, count)
     if not all(isinstance(d, int) for d in t.shape):
         raise NoNative("the number of values in a tensor of sizes is known at run time only")
-    return cx.read_ints(as_int64(cx, t))
+    known = cx.ints(t)
+    return known if known is not None else tuple(_read(cx, t, i, signed) for i in np.ndindex(*map(int, t.shape)))  # type: ignore[arg-type]
+
+
+def _read(cx: Context, t: Tensor, index: tuple[int, ...], signed: bool) -> DimLike:
+    """One element as a dim; where only the run knows it, it is read where it comes from, through views and concatenations."""
+    with cx.evaluating(lambda u: isinstance(u.origin, (Map, View, Concat))):
+        e = t.at(index)
+        known = to_dim(cx, e)
+    if known is not None:
+        return known
+    if e.kind == "op" and e.name == "cast" and dtypes.is_int(e.value) and dtypes.is_int(e.args[0].dtype):
+        e = e.args[0]
+    static = e.kind == "load" and e.guard is None and not e.binds and all(isinstance(i, int) for i in e.index)
+    if static and dtypes.is_int(e.source.dtype) and all(isinstance(d, int) for d in e.source.shape):
+        return cx.read_int(e.source, _position(e.source.shape, e.index), signed)
+    whole = cx.map((1,), "int64", lambda i: E.cast(t.at(index), "int64"))
+    return cx.read_int(whole, 0, signed)
+
+
+def _position(shape: tuple[DimLike, ...], index: tuple[DimLike, ...]) -> int:
+    at = 0
+    for d, i in zip(shape, index, strict=True):
+        assert isinstance(d, int) and isinstance(i, int)
+        at = at * d + i
+    return at
 
 
 def resized(cx: Context, t: Tensor, count: int) -> Tensor:
@@ -58,21 +88,15 @@ def resized(cx: Context, t: Tensor, count: int) -> Tensor:
     return cx.view((count,), t, lambda i: i)
 
 
-def scalar_of(cx: Context, t: Tensor) -> DimLike:
-    """The value of a tensor of one element as a dim."""
+def scalar_of(cx: Context, t: Tensor, signed: bool = False) -> DimLike:
+    """The value of a tensor of one element as a dim; see `sizes_of`."""
     known = cx.ints(t)
-    if known is not None and len(known) == 1:
-        return known[0]
-    return cx.read_int(as_int64(cx, t))
+    return known[0] if known is not None and len(known) == 1 else _read(cx, t, (0,) * t.rank, signed)
 
 
 def as_int64(cx: Context, t: Tensor) -> Tensor:
     """t converted to int64, the dtype in which sizes are read."""
-    return (
-        t
-        if t.dtype == "int64" or cx.ints(t) is not None
-        else cx.map(t.shape, "int64", lambda i: E.cast(t.at(i), "int64"))
-    )
+    return t if t.dtype == "int64" or cx.ints(t) is not None else cx.map(t.shape, "int64", lambda i: E.cast(t.at(i), "int64"))
 
 
 def from_run(cx: Context, d: DimLike) -> bool:

@@ -87,8 +87,8 @@ def slice_(
     steps: Tensor | None = None,
 ) -> Tensor:
     tensors(node, x, starts, ends, axes, steps)
-    first, last = sizes_of(cx, starts), sizes_of(cx, ends)
-    by: Sequence[DimLike] = (1,) * len(first) if steps is None else sizes_of(cx, steps)
+    first, last = sizes_of(cx, starts, signed=True), sizes_of(cx, ends, signed=True)
+    by: Sequence[DimLike] = (1,) * len(first) if steps is None else sizes_of(cx, steps, signed=True)
     rows = per_axis(cx, axes, x.rank, [first, last, by], [0, FAR, 1])
     for axis, (a, b, s) in enumerate(rows):
         if isinstance(s, int) and s == 0:
@@ -144,7 +144,7 @@ def per_axis(cx: Context, axes: Tensor | None, rank: int, rows: Sequence[Sequenc
 
     `axes` may be known at run time only."""
     out: list[list[DimLike]] = [list(defaults) for _ in range(rank)]
-    given = range(len(rows[0])) if axes is None else sizes_of(cx, axes)
+    given = range(len(rows[0])) if axes is None else sizes_of(cx, axes, signed=True)
     if len(given) > rank or any(len(r) != len(given) for r in rows):
         raise ModelError(f"{cx.where()}: {len(given)} axes and {[len(r) for r in rows]} values for a tensor of {rank} axes")
     for n, a in enumerate(given):
@@ -225,7 +225,7 @@ def pad(cx: Context, node: Node, x: Tensor, pads: Tensor, value: Tensor | None =
     mode = node.attr("mode", "constant")
     if mode != "constant" and mode not in _PAD_MODES:
         raise ModelError(f"{node}: unknown mode {mode!r}")
-    given = sizes_of(cx, pads, 2 * x.rank if axes is None else None)
+    given = sizes_of(cx, pads, 2 * x.rank if axes is None else None, signed=True)
     half = len(given) // 2
     if len(given) % 2 or half != (x.rank if axes is None else axes.shape[0]):
         raise ModelError(f"{node}: {len(given)} pads for {'all' if axes is None else axes.shape[0]} of {x.rank} axes")

@@ -54,34 +54,54 @@ def size(cx: Context, node: Node, x: Tensor) -> Tensor:
 
 
 # --- reshapes ---------------------------------------------------------------------------------------------------------
-def reshape_target(cx: Context, old: tuple[DimLike, ...], wanted: tuple[DimLike, ...], allowzero: bool) -> list[DimLike]:
+def reshape_target(cx: Context, old: tuple[DimLike, ...], wanted: tuple[DimLike, ...], allowzero: bool, values: Tensor | None = None) -> list[DimLike]:
     """The shape that Reshape means: 0 copies a size unless `allowzero`, -1 is what remains.
 
     Sizes derived from the shapes of inputs mean themselves, also where they are 0; values that only the run knows
-    may be 0 or -1 as well."""
-    dims: list[DimLike] = []
-    for k, d in enumerate(wanted):
-        if not allowzero and (isinstance(d, int) or from_run(cx, d)):
-            if isinstance(d, int) and d == 0 and k >= len(old):
+    may be 0 or -1 as well (`values`: the tensor of all of them)."""
+    dims = list(wanted)
+    for k, d in enumerate(dims):
+        if isinstance(d, int) and d == 0 and not allowzero:
+            if k >= len(old):
                 raise ModelError(f"{cx.where()}: size 0 copies axis {k}, but the input has {len(old)} axes only")
-            if k < len(old):
-                d = D.if_equal(d, 0, old[k], d)
-        dims.append(d)
-    unknown = [k for k, d in enumerate(dims) if (d == -1 if isinstance(d, int) else from_run(cx, d) and not D.nonnegative(d))]
-    total = D.product(old)
-    known = D.product([D.if_equal(d, -1, 1, d) if k in unknown else d for k, d in enumerate(dims)])
-    if sum(1 for d in dims if isinstance(d, int) and d == -1) > 1:
+            dims[k] = old[k]
+    rest = [k for k, d in enumerate(dims) if isinstance(d, int) and d == -1]
+    if len(rest) > 1:
         raise ModelError(f"{cx.where()}: only one size of {list(wanted)} can be -1")
-    for k in unknown:
-        dims[k] = D.if_equal(dims[k], -1, D.floordiv(total, known), dims[k])
+    if values is not None:
+        for k, d in enumerate(dims):
+            if from_run(cx, d):
+                dims[k] = _resolved(cx, values, k, old, tuple(wanted), allowzero, not rest)
+    for k in rest:
+        dims[k] = D.floordiv(D.product(old), D.product([d for n, d in enumerate(dims) if n != k]))
     return dims
+
+
+def _resolved(cx: Context, values: Tensor, k: int, old: tuple[DimLike, ...], wanted: tuple[DimLike, ...], allowzero: bool,
+              infers: bool) -> DimLike:  # fmt: skip
+    """Size number k where only the run knows it. infers: it may be the one that is -1."""
+
+    def value(n: int) -> Expr:
+        d = wanted[n]
+        v = E.cast(values.at((n,)), "int64") if from_run(cx, d) else E.index(d)
+        return v if allowzero or n >= len(old) else op("select", v.eq(0), E.index(old[n]), v)
+
+    def element(i: tuple[DimLike, ...]) -> Expr:
+        mine, others = value(k), E.index(1)
+        if not infers:
+            return mine
+        for n in range(len(wanted)):
+            others = others * value(n) if n != k else others
+        return op("select", mine.eq(-1), E.index(D.product(old)) / others, mine)
+
+    return cx.read_int(cx.map((1,), "int64", element), signed=False)
 
 
 @operator("Reshape")
 def reshape(cx: Context, node: Node, x: Tensor, target: Tensor) -> Tensor:
     tensors(node, x, target)
-    wanted = sizes_of(cx, target)
-    return cx.reshape(x, reshape_target(cx, x.shape, wanted, bool(node.attr("allowzero", 0))))
+    wanted = sizes_of(cx, target, signed=True)
+    return cx.reshape(x, reshape_target(cx, x.shape, wanted, bool(node.attr("allowzero", 0)), target))
 
 
 @operator("Flatten")
@@ -98,12 +118,13 @@ def flatten(cx: Context, node: Node, x: Tensor) -> Tensor:
 def squeeze(cx: Context, node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     tensors(node, x, axes)
     if axes is not None and cx.ints(axes) is None:
-        return cx.reshape(x, _without(_chosen(cx, axes, x.rank), x.shape, len(sizes_of(cx, axes))))
+        return cx.reshape(x, _without(_chosen(cx, axes, x.rank), x.shape, len(sizes_of(cx, axes, signed=True))))
     picked = known_axes(cx, axes, x.rank)
     if picked is None:
-        if any(not isinstance(d, int) and D.known_equal(d, 1) is None for d in x.shape):
-            raise NoNative("without axes, which sizes are 1 must be known")
         picked = [k for k, d in enumerate(x.shape) if D.known_equal(d, 1)]
+        for k, d in enumerate(x.shape):  # the rank of the result can't depend on the run
+            if k not in picked:
+                cx.require(d, "!=", 1, f"axis {k} has size 1: Squeeze without axes is compiled for what is known to be 1")
     for k in picked:
         cx.require(x.shape[k], "==", 1, f"squeezed axis {k} must have size 1")
     return drop_axes(cx, x, picked)
@@ -112,7 +133,7 @@ def squeeze(cx: Context, node: Node, x: Tensor, axes: Tensor | None = None) -> T
 def _chosen(cx: Context, axes: Tensor, rank: int) -> list[DimLike]:
     """For every axis 1 where `axes`, known at run time only, names it, else 0."""
     out: list[DimLike] = [0] * rank
-    for a in sizes_of(cx, axes):
+    for a in sizes_of(cx, axes, signed=True):
         out = [D.if_equal(a, k, 1, D.if_equal(a, k - rank, 1, o)) for k, o in enumerate(out)]
     return out
 
@@ -168,7 +189,7 @@ def unsqueeze(cx: Context, node: Node, x: Tensor, axes: Tensor) -> Tensor:
     tensors(node, x, axes)
     values = cx.ints(axes)
     if values is None:
-        return cx.reshape(x, _with(_chosen(cx, axes, x.rank + len(sizes_of(cx, axes))), x.shape))
+        return cx.reshape(x, _with(_chosen(cx, axes, x.rank + len(sizes_of(cx, axes, signed=True))), x.shape))
     return insert_axes(cx, x, axes_of(cx, values, x.rank + len(values)))
 
 
@@ -212,6 +233,8 @@ def range_(cx: Context, node: Node, start: Tensor, limit: Tensor, delta: Tensor)
         up, down = D.maximum(D.ceildiv(last - first, step), 0), D.maximum(D.ceildiv(first - last, -step), 0)
         count = D.if_less(0, step, up, down)
         return cx.map((count,), start.dtype, lambda i: E.cast(E.index(first + i[0] * step), start.dtype))
+    if dtypes.is_int(start.dtype) and (ends[0], ends[2]) == ((0,), (1,)):
+        return cx.map((scalar_of(cx, limit),), start.dtype, lambda i: E.cast(E.index(i[0]), start.dtype))
     arrays = [t.array for t in (start, limit, delta)]
     if all(a is not None for a in arrays):
         a, b, c = (float(v.reshape(())) for v in arrays if v is not None)
@@ -250,7 +273,7 @@ def eye_like(cx: Context, node: Node, x: Tensor) -> Tensor:
 @operator("Trilu")
 def trilu(cx: Context, node: Node, x: Tensor, k: Tensor | None = None) -> Tensor:
     tensors(node, x, k)
-    shift = 0 if k is None else scalar_of(cx, k)
+    shift = 0 if k is None else scalar_of(cx, k, signed=True)
 
     def element(i: tuple[DimLike, ...]) -> Expr:
         row, column = E.index(i[-2] + shift), E.index(i[-1])
