@@ -1,7 +1,10 @@
-"""Which convolutions and matrix products go to the float32 kernels of kernels.dense; None where only the generic form will do."""
+"""Which convolutions and matrix products go to the kernels of kernels.dense (float32) and kernels.dense_amx (AMX tiles); None where only the
+generic form will do."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +13,14 @@ from hasten.base import dims as D
 from hasten.base.dims import DimLike
 from hasten.codegen.isa import Isa
 from hasten.kernels import expr as E
+from hasten.kernels.amx_conv import pack_amx_conv_weights
+from hasten.kernels.amx_gemm import pack_amx_gemm_weights
 from hasten.kernels.conv import ConvProblem, pack_conv_weights
 from hasten.kernels.dense import MOST_PLANES, ConvSpec, DepthwiseSpec, GemmSpec
+from hasten.kernels.dense_amx import AmxConvSpec, AmxGemmSpec, conv_products, gemm_products
 from hasten.kernels.depthwise import DepthwiseProblem, pack_depthwise_weights
 from hasten.kernels.gemm import GemmProblem, pack_gemm_weights
+from hasten.kernels.spec import KernelSpec
 from hasten.lower.trace import Const, Context, Tensor, View
 from hasten.ops.geometry import Axes, Axis
 
@@ -60,7 +67,7 @@ def fast_conv(cx: Context, x: Tensor, w: Tensor, b: Tensor | None, axes: Axes, g
     )  # fmt: skip
     strides = (1 if flat else first.stride, axes[-1].stride)
     dilations = (1 if flat else first.dilation, axes[-1].dilation)
-    spec: ConvSpec | DepthwiseSpec
+    spec: KernelSpec
     if group == channels and group > 1:
         depthwise = DepthwiseProblem(channels, outputs // group, weights.shape[2:], strides, dilations, _static(axes[-1].out))
         packed = cx.const(pack_depthwise_weights(depthwise, isa, weights))
@@ -69,8 +76,8 @@ def fast_conv(cx: Context, x: Tensor, w: Tensor, b: Tensor | None, axes: Axes, g
         inside = all(a.starts_inside and a.ends_inside for a in axes)
         problem = ConvProblem(channels, outputs, weights.shape[2:], strides, dilations, group, _static(axes[-1].out), None,
                               channels > MOST_PLANES or group > 1, not inside)  # fmt: skip
-        packed = cx.const(pack_conv_weights(problem, isa, weights))
-        spec = ConvSpec(problem, isa, len(axes), sizes)
+        spec, values = conv_kernel(cx, isa, problem, weights, x.dtype, len(axes), sizes)
+        packed = cx.const(values)
     shape = (x.shape[0], outputs, *(a.out for a in axes))
     y = cx.kernel(spec, [_float32(cx, x), packed], [("float32", shape)])[0]
     if b is None:
@@ -92,17 +99,42 @@ def fast_matmul(cx: Context, a: Tensor, b: Tensor, dtype: str) -> Tensor | None:
     known: Any = {"k": _static(k), "n": _static(n)}
     if weights is not None and D.product(b.shape[:-2]) == 1:
         problem = GemmProblem(**known, m=None)
-        packed = cx.const(np.ascontiguousarray(pack_gemm_weights(problem, isa, np.asarray(weights, np.float32).reshape(weights.shape[-2:]))))
+        matrix = np.asarray(weights, np.float32).reshape(weights.shape[-2:])
+        spec, values = gemm_kernel(cx, isa, problem, matrix, a.dtype, a.shape[:-1])
         rows = D.product(a.shape[:-1])
         left = cx.reshape(_float32(cx, a), (1, rows, k))
-        y = cx.kernel(GemmSpec(problem, isa), [left, packed], [("float32", (1, rows, n))])[0]
+        y = cx.kernel(spec, [left, cx.const(values)], [("float32", (1, rows, n))])[0]
         return _rounded(cx, cx.reshape(y, (*batch, m, n)) if len(batch) + 2 != 3 or not _one(batch[0]) else y, dtype)
     count = D.product(batch)
     left = cx.reshape(cx.broadcast_to(_float32(cx, a), (*batch, m, k)), (count, m, k))
     right = cx.reshape(cx.broadcast_to(_float32(cx, b), (*batch, k, n)), (count, k, n))
     problem = GemmProblem(**known, b="columns" if _transposed(b) else "rows", a="columns" if _transposed(a) else "rows")
-    y = cx.kernel(GemmSpec(problem, isa), [left, right], [("float32", (count, m, n))])[0]
+    spec, _ = gemm_kernel(cx, isa, problem, None, a.dtype, (m,))
+    y = cx.kernel(spec, [left, right], [("float32", (count, m, n))])[0]
     return _rounded(cx, cx.reshape(y, (*batch, m, n)), dtype)
+
+
+def conv_kernel(cx: Context, isa: Isa, problem: ConvProblem, weights: np.ndarray, dtype: str, spatial: int,
+                sizes: tuple[tuple[str, DimLike], ...]) -> tuple[KernelSpec, np.ndarray]:  # fmt: skip
+    """The kernel of a convolution and its packed weights: AMX tiles where machine and precision have them and they pay, else float32."""
+    precision = cx.options.precision
+    products = conv_products(precision, isa, problem, weights, dtype, dict(sizes)["oh"])
+    if products is None:
+        return ConvSpec(problem, isa, spatial, sizes), pack_conv_weights(problem, isa, weights)
+    spec = AmxConvSpec(problem, products, precision, isa, spatial, sizes)
+    return spec, pack_amx_conv_weights(problem, products, weights)
+
+
+def gemm_kernel(cx: Context, isa: Isa, problem: GemmProblem, matrix: np.ndarray | None, dtype: str,
+                rows: Sequence[DimLike]) -> tuple[KernelSpec, np.ndarray | None]:  # fmt: skip
+    """The same for a matrix product by a constant `matrix`, or by a run-time one (None)."""
+    precision = cx.options.precision
+    products = gemm_products(precision, isa, problem, matrix, dtype, rows)
+    if products is None:
+        packed = None if matrix is None else np.ascontiguousarray(pack_gemm_weights(problem, isa, matrix))
+        return GemmSpec(problem, isa), packed
+    packed = None if matrix is None else pack_amx_gemm_weights(problem, products, matrix)
+    return AmxGemmSpec(replace(problem, a="rows"), products, precision, isa), packed
 
 
 def _narrow(axis: Axis) -> bool:
