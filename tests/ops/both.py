@@ -50,6 +50,7 @@ def both(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     traced: bool = True,
+    opset: int = 0,
     **attributes: Any,
 ) -> None:
     """Inputs in order (None: omitted); those in `constants` are initializers. expected: instead of onnxruntime's answer."""
@@ -59,6 +60,7 @@ def both(
     want = list(expected) if expected is not None else answer(model_of(node, given, constants, True), given)
     for static in (False, True):
         model = model_of(node, given, constants, static)
+        model.opset_import[0].version = opset or model.opset_import[0].version
         compiled = hasten.compile(model, host_ops=False, threads=2)
         same(list(compiled.run({i.name: given[i.name] for i in compiled.inputs}).values()), want, rtol, atol)
         if traced and not static:
