@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten.base.dims import Dim, as_symbol
-from hasten.base.errors import InputError
+from hasten.base.errors import CompileError, HastenError, InputError, ResourceLimit
 
 if TYPE_CHECKING:
     from hasten.lower.report import Report
@@ -123,7 +123,7 @@ def compile(  # noqa: A001
     "avx2", "avx512", "amx" (default: the best of this machine). host_ops: allow operators without native kernel to run in Python.
     cache_dir: where compiled kernels and models are kept (default: HASTEN_CACHE_DIR or the user's cache folder). progress(stage, done, total).
     dump: directory that gets the text of every stage (also HASTEN_DUMP).
-    Raises ModelError, UnsupportedOperator, InputError, ResourceLimit.
+    Raises ModelError, UnsupportedOperator, InputError, ResourceLimit (CompileError: a fault of Hasten itself).
     """
     from hasten.codegen import isa as isa_room
     from hasten.codegen.cache import Cache
@@ -141,13 +141,22 @@ def compile(  # noqa: A001
     if key is not None:
         path = cache.path("model", key)
         if path is not None:
-            found = _try_load(path, threads)
+            found = _from_cache(path, threads)
             if found is not None:
                 found._report.from_cache = True
                 found._report.compile_seconds = time.perf_counter() - started
                 return found
             cache.delete("model", key)
-    data, seconds = _compile(model, example_inputs, dynamic_shapes, target, count, precision, host_ops, cache, progress, dump, started)
+    stage = _Stage(progress)
+    try:
+        data, seconds = _compile(model, example_inputs, dynamic_shapes, target, count, precision, host_ops, cache, stage, dump, started)
+    except HastenError:
+        raise
+    except (RecursionError, MemoryError) as error:
+        limit = "depth of nested calls" if isinstance(error, RecursionError) else "memory"
+        raise ResourceLimit(f"the {limit} of this process does not suffice for this model (at stage {stage.name!r})") from error
+    except Exception as error:
+        raise CompileError(f"stage {stage.name!r} failed ({type(error).__name__}: {error}); this is a fault of Hasten, please report it with the model") from error
     if key is not None:
         cache.put("model", key, data)
     compiled = _from_bytes(data, threads)
@@ -155,8 +164,20 @@ def compile(  # noqa: A001
     return compiled
 
 
+class _Stage:
+    """The progress callback of a compilation; remembers the stage for errors."""
+
+    def __init__(self, progress: Progress | None):
+        self.progress, self.name = progress, "load"
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self.name = stage
+        if self.progress is not None:
+            self.progress(stage, done, total)
+
+
 def _compile(model: Any, example_inputs: Any, dynamic_shapes: Any, target: Any, threads: int, precision: str, host_ops: bool, cache: Any,
-             progress: Progress | None, dump: Any, started: float) -> tuple[bytes, float]:  # fmt: skip
+             step: _Stage, dump: Any, started: float) -> tuple[bytes, float]:  # fmt: skip
     """All stages, to the bytes of a .hasten file."""
     from hasten.frontends import load_graph
     from hasten.graph import prepare
@@ -165,7 +186,6 @@ def _compile(model: Any, example_inputs: Any, dynamic_shapes: Any, target: Any, 
     from hasten.lower.graph import Options, trace_model
     from hasten.vm.file import to_bytes
 
-    step = progress or (lambda stage, done, total: None)
     step("load", 0, 4)
     if _is_module(model):
         from hasten.frontends.torch import export_module
@@ -179,9 +199,9 @@ def _compile(model: Any, example_inputs: Any, dynamic_shapes: Any, target: Any, 
     step("trace", 2, 4)
     traced = trace_model(graph, Options(host_ops, precision, target))
     if dump:
-        texts["graph-simplified.txt"] = to_text(graph)
+        texts["simplified.txt"] = to_text(graph)
     step("lower", 3, 4)
-    built = stages.build(traced, target, threads, precision, cache, progress)
+    built = stages.build(traced, target, threads, precision, cache, step)
     if dump:
         stages.dump(dump, {**texts, **built.texts})
     built.report.compile_seconds = time.perf_counter() - started
@@ -193,14 +213,17 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Compile
     """Load a saved model. Weights and code are mapped from the file, not copied. Raises CorruptFile, InputError (wrong machine)."""
     from hasten.vm.file import read
 
-    return _wrap(read(path), threads, Path(path))
+    return _wrap(read(path), threads, lambda: Path(path).read_bytes())
 
 
-def _try_load(path: Path, threads: int | None) -> CompiledModel | None:
+def _from_cache(path: Path, threads: int | None) -> CompiledModel | None:
+    """A model from the cache; None where the entry can't be used."""
     from hasten.base.errors import CorruptFile
+    from hasten.codegen.cache import TRAILER_BYTES
+    from hasten.vm.file import read
 
     try:
-        return load(path, threads=threads)
+        return _wrap(read(path, TRAILER_BYTES), threads, lambda: path.read_bytes()[:-TRAILER_BYTES])
     except (CorruptFile, OSError):
         return None
 
@@ -208,15 +231,13 @@ def _try_load(path: Path, threads: int | None) -> CompiledModel | None:
 def _from_bytes(data: bytes, threads: int | None) -> CompiledModel:
     from hasten.vm.file import from_bytes
 
-    return _wrap(from_bytes(data), threads, data)
+    return _wrap(from_bytes(data), threads, lambda: data)
 
 
-def _wrap(saved: Any, threads: int | None, source: bytes | Path) -> CompiledModel:
+def _wrap(saved: Any, threads: int | None, source: Callable[[], bytes]) -> CompiledModel:
     from hasten.lower.report import Report
-    from hasten.vm.callpath import make_model
 
-    model = make_model(saved.program, saved.image, saved.constants, saved.runtime, threads=saved.threads if threads is None else min(threads, saved.threads))
-    return CompiledModel(model, Report.from_dict(saved.report), source.read_bytes if isinstance(source, Path) else lambda: source)
+    return CompiledModel(saved.model(threads), Report.from_dict(saved.report), source)
 
 
 def _is_module(model: Any) -> bool:

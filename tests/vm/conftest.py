@@ -13,7 +13,7 @@ from hasten.codegen.builder import Function, Module, V
 from hasten.codegen.link import link
 from hasten.codegen.llvm import compile_text
 from hasten.vm import abi
-from hasten.vm.callpath import MEMORY_LIMIT, Model, exports, make_model
+from hasten.vm.callpath import Model, exports, make_model
 from hasten.vm.image import Image
 from hasten.vm.native import emit_model, emit_runtime
 from hasten.vm.program import Program
@@ -97,7 +97,7 @@ class Toolbox:
     ) -> Model:
         if interpreted:
             options["profile"] = lambda instruction, seconds: None
-        options.setdefault("memory_limit", MEMORY_LIMIT)
+        options.setdefault("memory_limit", 1 << 46)
         return make_model(program, self.image(program), constants, self.runtime, threads=threads, **options)
 
     def both(self, program: Program, constants: bytes = b"", **options: Any) -> tuple[Model, Model]:

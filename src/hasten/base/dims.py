@@ -15,10 +15,15 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Union
 
-from hasten.base.errors import ModelError
+from hasten.base.errors import ModelError, ResourceLimit
 
 DimLike = Union[int, "Dim"]
 Monomial = tuple["Atom", ...]
+
+MAX_TERMS = 4096  # of a polynomial, counted before equal ones are added up: what no sane model reaches
+MAX_DEGREE = 256
+MAX_TEXT = 1 << 16  # letters of one operation with all that it holds
+MAX_NUMBER = 1 << 256  # coefficients beyond it: sizes are only meaningful up to 64 bits, intermediate results to some more
 
 
 class Atom:
@@ -29,6 +34,8 @@ class Atom:
     def __init__(self, kind: str, name: str, args: tuple[DimLike | float, ...] = (), extent: DimLike | None = None):
         self.kind, self.name, self.args, self.extent = kind, name, args, extent
         self.key = name if kind == "sym" else f"{kind}({', '.join(map(str, args))})"
+        if len(self.key) > MAX_TEXT:
+            raise ResourceLimit(f"a size became too long an expression of the model's sizes: {self.key[:80]}...")
         self._hash = hash(self.key)
         self._syms: frozenset[str] | None = None
 
@@ -70,8 +77,12 @@ class Dim:
 
     def __mul__(self, other: DimLike) -> DimLike:
         if isinstance(other, int):
+            if abs(other) > MAX_NUMBER:
+                raise ResourceLimit("a size is too large a number")
             return 0 if other == 0 else self if other == 1 else Dim(tuple((m, c * other) for m, c in self.terms))
         acc: dict[Monomial, int] = {}
+        if len(self.terms) * len(other.terms) > MAX_TERMS or len(self.terms[-1][0]) + len(other.terms[-1][0]) > MAX_DEGREE:
+            raise ResourceLimit(f"a size became too long an expression of the model's sizes: {self.terms[-1][0][:4]}...")
         for m1, c1 in self.terms:
             for m2, c2 in other.terms:
                 mono = tuple(sorted(m1 + m2))
@@ -130,6 +141,8 @@ def _make(acc: Mapping[Monomial, int]) -> DimLike:
     terms = tuple(sorted(((m, c) for m, c in acc.items() if c), key=lambda t: (len(t[0]), t[0])))
     if not terms:
         return 0
+    if len(terms) > MAX_TERMS or any(abs(c) > MAX_NUMBER for _, c in terms):
+        raise ResourceLimit("a size became too long an expression of the model's sizes, or too large a number")
     if len(terms) == 1 and not terms[0][0]:
         return terms[0][1]
     return Dim(terms)
@@ -196,7 +209,7 @@ def upper(x: DimLike) -> DimLike | None:
             elif a.kind == "sym":
                 part = part * ((a.extent - 1) if a.extent is not None else _atom(a))
             elif a.kind == "mod" and _atom_nonnegative(a):
-                part = part * (a.args[1] - 1)  # type: ignore[operator]
+                part = part * (a.args[1] - 1)  # type: ignore[operator,assignment]
             elif a.kind == "floordiv" and isinstance(a.args[1], int) and a.args[1] > 0 and nonnegative(a.args[0]):  # type: ignore[arg-type]
                 top = upper(a.args[0])  # type: ignore[arg-type]
                 if top is None:
@@ -318,7 +331,7 @@ def recombine(x: DimLike) -> DimLike:
                 number, divisor = a.args
                 whole = _atom(Atom("floordiv", "", (number, divisor))) * divisor * rest  # type: ignore[operator]
                 if all((m, c) in x.terms for m, c in _terms(whole)):
-                    return recombine(x - whole - _make({mono: coef}) + number * rest)  # type: ignore[operator]
+                    return recombine(x - whole - _make({mono: coef}) + number * rest)  # type: ignore[operator,arg-type]
     return x
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from hasten.base import dims as D
 from hasten.base import dtypes
 from hasten.base.dims import DimLike
-from hasten.base.errors import ModelError
+from hasten.base.errors import ModelError, ResourceLimit
 from hasten.codegen.builder import Function, Module, V
 from hasten.codegen.isa import Isa
 from hasten.kernels import expr as E
@@ -36,6 +36,7 @@ from hasten.lower.trace import Tensor
 from hasten.vm import program as P
 
 FOLD_LIMIT = 1 << 22  # elements up to which constant subexpressions are computed at compile time
+MAX_WORK = 10**14  # nanoseconds that one kernel may take: more than a day
 FOLD_POINTS = 1 << 24  # evaluations of one expression that this may take
 
 
@@ -87,6 +88,7 @@ class Emission:
         self.const_names: dict[bytes, str] = {}
         self.names: dict[str, int] = {}
         self.done: set[int] = set()
+        self.static: dict[int, bool] = {}
         self.placed: dict[int, int] = {}  # parts that were computed where a Concat lies: that one's id
         self.keep: list[Tensor] = []  # tensors made here: their ids are keys of `buffers`
         self.objects: dict[int, str] = {}
@@ -115,6 +117,7 @@ class Emission:
         self.checks = list(self.cx.checks)
         self.emit_checks()
         for t in self.schedule.order:
+            self.is_static(t)
             if id(t) in self.schedule.realized:
                 self.realize(t)
         self.emit_checks(last=True)
@@ -230,18 +233,28 @@ class Emission:
         if not {s for d in (*whole.shape, *(start for start, _ in place)) for s in D.symbols(d)} <= self.defined:
             return None
         if id(whole) not in self.buffers:
-            fixed = id(whole) in self.schedule.plain or id(whole) in self.homes
-            if fixed and order != list(range(t.rank)):
-                return None
-            self.allocate(whole, order)
+            self.allocate(whole, self._whole_order(whole, o, order))
         have = self.buffers[id(whole)]
-        if have.strides[order[-1]] != 1 or place[order[-1]][1] != 1:
+        root = self.schedule.fused[id(t)].root if id(t) in self.schedule.fused else t
+        if isinstance(root.origin, T.Kernel) and (have.strides[order[-1]] != 1 or place[order[-1]][1] != 1):
             return None
         self.placed[id(t)] = id(whole)
         offset = have.offset
         for (start, _), stride in zip(place, have.strides, strict=True):
             offset = offset + start * stride
         return Buffer(have.name, tuple(stride * step for (_, step), stride in zip(place, have.strides, strict=True)), offset)
+
+    def _whole_order(self, whole: Tensor, o: T.Concat | T.Woven, order: list[int]) -> list[int]:
+        """The order of axes of a Concat: what its convolutions write, where it has some; else `order`."""
+        row = list(range(whole.rank))
+        if id(whole) in self.schedule.plain or id(whole) in self.homes:
+            return row
+        for p in o.parts:
+            root = self.schedule.fused[id(p)].root if id(p) in self.schedule.fused else p
+            spec = root.origin.spec if isinstance(root.origin, T.Kernel) else None
+            if spec is not None and spec.lane_axis == "c" and root.rank == whole.rank:
+                return [0, *row[2:], 1]
+        return order
 
     def _constant(self, array: np.ndarray, t: Tensor) -> Buffer:
         data = np.ascontiguousarray(array)
@@ -367,13 +380,15 @@ class Emission:
         """Compute t now where it depends on constants only."""
         if not isinstance(t.origin, (T.Map, T.View, T.Nest, T.Concat)) or not all(isinstance(d, int) for d in t.shape):
             return False
-        if isinstance(t.size, int) and t.size > FOLD_LIMIT or not self._static(t, {}):
+        if isinstance(t.size, int) and t.size > FOLD_LIMIT or not self.is_static(t):
             return False
         array = Evaluation(self.cx, {}).of(t)
         t.origin = T.Const(np.ascontiguousarray(array))
         return True
 
-    def _static(self, t: Tensor, memo: dict[int, bool]) -> bool:
+    def is_static(self, t: Tensor) -> bool:
+        """Whether t depends on constants only, and little enough to be computed here."""
+        memo = self.static
         if id(t) not in memo:
             o = t.origin
             memo[id(t)] = False
@@ -382,9 +397,10 @@ class Emission:
             elif isinstance(o, (T.Map, T.View, T.Nest)) and all(isinstance(d, int) for d in t.shape):
                 look = self.schedule.look(t)
                 fixed = isinstance(look.points, int) and look.points <= FOLD_POINTS and not any(s for e in look.exprs for s in E.free_symbols(e) if not s.startswith(("o$", "r$")))
-                memo[id(t)] = fixed and all(self._static(u, memo) for u, _ in look.loads)
+                memo[id(t)] = fixed and all(self.is_static(u) for u, _ in look.loads)
             elif isinstance(o, T.Concat):
-                memo[id(t)] = all(self._static(u, memo) for u in o.parts)
+                memo[id(t)] = all(self.is_static(u) for u in o.parts)
+            self.keep.append(t)
         return memo[id(t)]
 
     def evaluating(self) -> T._Evaluating:
@@ -401,17 +417,24 @@ class Emission:
         """The order of axes in memory: that of the largest tensor that is read element by element, else row-major."""
         if id(t) in self.schedule.plain or id(t) in self.homes or t.rank < 2:
             return list(range(t.rank))
-        for n in E.walk(value):
-            if n.kind != "load" or not isinstance(n.source, Tensor):
-                continue
-            axes = [idx.index(i) if i in idx else None for i in n.index]
-            have = self.buffer(n.source)
-            if have is None or None in axes or len(set(axes)) != t.rank:
-                continue
-            order = memory_order(have, n.source.shape)
-            if order != list(range(len(order))):
-                return [axes[k] for k in order]  # type: ignore[misc]
-        return list(range(t.rank))
+        return self._order_of([value], idx) or list(range(t.rank))
+
+    def _order_of(self, exprs: Sequence[Expr], index: tuple[DimLike, ...]) -> list[int] | None:
+        """The order of axes that follows from the first tensor read in `exprs` that isn't row-major; None if there is none."""
+        for e in exprs:
+            for n in E.walk(e):
+                have = self.buffer(n.source) if n.kind == "load" and isinstance(n.source, Tensor) else None
+                if have is None:
+                    continue
+                order = memory_order(have, n.source.shape)
+                if order == list(range(len(order))):
+                    continue
+                axes: list[int] = []
+                for k in order:
+                    axes.extend(a for a, x in enumerate(index) if D.symbols(x) & D.symbols(n.index[k]) and a not in axes)
+                if len(axes) == len(index):
+                    return axes
+        return None
 
     def _concat_order(self, t: Tensor, o: T.Concat | T.Woven) -> list[int]:
         """The order of axes that most parts have."""
@@ -470,7 +493,7 @@ class Emission:
             order = self._nest_order(last, stages, index)
         else:
             index = o.place(i, r)
-            order = self._place_order(last, stages, index)
+            order = self._nest_order(last, stages, index)
         target = self.allocate(last, order)
         outer = [(D.as_symbol(x), n) for x, n in zip(i, o.outer, strict=True)]
         rank_of = {axis: k for k, axis in enumerate(memory_order(target, last.shape))}
@@ -502,24 +525,7 @@ class Emission:
         plain = list(range(t.rank))
         if id(t) in self.schedule.plain or id(t) in self.homes or t.rank < 2:
             return plain
-        for s in stages:
-            for n in E.walk(s.expr):
-                have = self.buffer(n.source) if n.kind == "load" and isinstance(n.source, Tensor) else None
-                if have is None:
-                    continue
-                order = memory_order(have, n.source.shape)
-                if order == list(range(len(order))):
-                    continue
-                axes: list[int] = []
-                for k in order:
-                    hit = [a for a, x in enumerate(index) if D.symbols(x) & D.symbols(n.index[k])]
-                    axes.extend(a for a in hit if a not in axes)
-                if len(axes) == t.rank:
-                    return axes
-        return plain
-
-    def _place_order(self, t: Tensor, stages: list[StageProblem], index: tuple[DimLike, ...]) -> list[int]:
-        return self._nest_order(t, stages, index)
+        return self._order_of([s.expr for s in stages], index) or plain
 
     def nest_call(self, t: Tensor, outer: Sequence[tuple[str | None, DimLike]], stores: Sequence[tuple[Expr, str, Buffer, tuple[DimLike, ...]]], what: str,
                    inner: Sequence[tuple[str | None, DimLike]] = (), stages: Sequence[StageProblem] = (), inner_store: bool = False) -> None:  # fmt: skip

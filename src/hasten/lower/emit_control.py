@@ -31,6 +31,7 @@ def emit_block(e: Emission, schedule: Schedule, block: Block, finish: Callable[[
     try:
         e.emit_checks()
         for t in schedule.order:
+            e.is_static(t)
             if id(t) in schedule.realized:
                 e.realize(t)
         e.emit_checks(last=True)

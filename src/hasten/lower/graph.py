@@ -17,8 +17,7 @@ from hasten.base import dtypes
 from hasten.base.dims import DimLike
 from hasten.base.errors import HastenError, ModelError, TypeInferenceError, UnsupportedOperator
 from hasten.lower.trace import Block, Const, Context, HostCall, Object, Source, Tensor, Value
-from hasten.ops.registry import NoNative, Node, find
-
+from hasten.ops.registry import Node, NoNative, find
 
 ASSUMPTIONS = 8  # ways of choosing sides that are tried
 
@@ -135,7 +134,7 @@ class _Tracer:
             call = HostCall(v.name or "", "Constant", payload(self.model, node), [])
             call.results = [Object(f"tensor({tensor.dtype.name.lower()})", call)]
             return call.results[0]  # type: ignore[return-value]
-        array = np.ascontiguousarray(tensor.numpy()).reshape(tuple(int(d) for d in tensor.shape))  # type: ignore[arg-type]
+        array = np.ascontiguousarray(tensor.numpy()).reshape([int(d) for d in tensor.shape])  # type: ignore[arg-type,misc]
         return Tensor(self.cx, dt.name, array.shape, Const(array.astype(dtypes.to_numpy(dt.name), copy=False)))
 
     def run(self, graph: ir.Graph) -> None:
@@ -152,6 +151,8 @@ class _Tracer:
             self.cx.node = before
         for v, r in zip(node.outputs, results, strict=False):
             if r is not None:
+                if isinstance(r, Tensor) and r.dtype in ("int64", "int32"):
+                    self.cx.ints(r)  # now, one step from what is known: long chains aren't followed at once
                 self.env[v] = r
                 if not r.name:
                     r.name = v.name or ""

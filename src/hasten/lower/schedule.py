@@ -22,8 +22,8 @@ from hasten.lower.trace import Block, Context, Tensor
 
 CHEAP = 6  # cycles a vector below which computing again beats storing, where memory isn't read twice
 TOO_LONG = 400  # an inlined expression beyond this cost is cut
-TOO_DEEP = 64  # and so is one of more tensors in a row; index arithmetic counts by its length, TANGLE letters for one tensor
-TANGLE = 64
+TOO_DEEP = 100  # and so is one with more operations inside each other; index arithmetic counts by its length:
+TANGLE = 64  # so many letters as one operation
 MEMBERS = 24  # most elementwise tensors in one epilogue
 
 
@@ -95,6 +95,9 @@ class Schedule:
         stack = list(self.outputs)
         for t in self.outputs:
             self._force(t)
+        for left, _, right, *_ in self.cx.checks if self.block is None else self.block.checks:
+            for d in (left, right):  # what only a check needs is read, too
+                stack.extend(self.sizes(d))
         while stack:
             t = stack.pop()
             if id(t) in seen:
@@ -244,12 +247,18 @@ class Schedule:
         return own + sum(self.cost.get(id(u), 0) for u, _ in look.loads if self.inline(u))
 
     def _inline_depth(self, t: Tensor) -> int:
-        """How many tensors deep t's expression is, with long index arithmetic counted in."""
-        deepest = 0
-        for u, index in self.look(t).loads:
+        """How deep operations lie inside each other in t's expression, with long index arithmetic counted in."""
+        look = self.look(t)
+        own: dict[int, int] = {}
+        for e in look.exprs:
+            for n in E.walk(e):
+                own[id(n)] = 1 + max((own.get(id(c), 0) for c in n.children()), default=0)
+        behind = 0
+        for u, index in look.loads:
             letters = sum(len(a.key) for d in index if isinstance(d, D.Dim) for mono, _ in d.terms for a in mono)
-            deepest = max(deepest, letters // TANGLE + (self.depth.get(id(u), 0) if self.inline(u) else 0))
-        return deepest + 1
+            behind = max(behind, letters // TANGLE + (self.depth.get(id(u), 0) if self.inline(u) else 0))
+        hops = 2 * T.MAX_HOPS if isinstance(t.origin, T.Through) else 0
+        return max(own.values()) + behind + hops
 
     def _worth_memory(self, t: Tensor) -> bool:
         users = self.users.get(id(t), [])

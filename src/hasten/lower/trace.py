@@ -63,6 +63,11 @@ class Map:
 
 
 @dataclass(eq=False)
+class Through(Map):
+    """An element read through MAX_HOPS views of views."""
+
+
+@dataclass(eq=False)
 class View:
     """Element i is element `index(i)` of base: transposes, slices, broadcasts, reshapes."""
 
@@ -309,7 +314,7 @@ class Context:
             hops, behind = hops + 1, behind.origin.base
         if hops == MAX_HOPS:
             whole = base
-            base = self.map(whole.shape, whole.dtype, lambda i: whole.at(i))
+            base = Tensor(self, whole.dtype, whole.shape, Through(whole.at))
         return Tensor(self, base.dtype, shape, View(base, lambda i: tuple(index(i)), flat))
 
     def reshape(self, base: Tensor, shape: Sequence[DimLike]) -> Tensor:

@@ -9,7 +9,7 @@ and the functions
     hst_call                                               the CPython function (METH_FASTCALL) around it
     hst_trim()                                             gives cached scratch memory back to the system
 hst_run returns 0, a kernel's status (see `program.STATUS_MESSAGES`; STATUS_UNKNOWN for numbers that have no message),
-STATUS_INPUT, or FIRST_CHECK + the number of the Check that failed, whose two sides are then in info[0] and info[1].
+STATUS_INPUT, STATUS_INTERRUPTED with an exception of Python set (a signal's handler raised it), or FIRST_CHECK + the number of the Check that failed, whose two sides are then in info[0] and info[1].
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ CHECKSUM = "hst_checksum"
 RUNTIME_EXPORTS = (PARALLEL, RESET, WORKERS, RELEASE, INVOKE, CHECKSUM)
 """Symbols to export when linking the image of the run-time library."""
 
-STATUS_UNKNOWN, STATUS_INPUT, FIRST_CHECK = 14, 15, 16
+STATUS_INTERRUPTED, STATUS_UNKNOWN, STATUS_INPUT, FIRST_CHECK = 13, 14, 15, 16
+
+ROUNDS_PER_POLL = 4096
+"""Rounds of loops after which a run looks for signals (Ctrl-C)."""
 
 GRAIN = 5000
 """Nanoseconds of work that are worth one more thread."""

@@ -24,12 +24,8 @@ from hasten.vm import abi
 from hasten.vm.abi import Word
 from hasten.vm.image import Image, LoadedImage
 from hasten.vm.inputs import Signature, shape_text
-from hasten.vm.program import STATUS_MEMORY, STATUS_MESSAGES, STATUS_SHAPE, Check, Program
-from hasten.vm.runtime import NumpyApi, Runtime, load_runtime, numpy_api, thread_count
-
-MEMORY_LIMIT = 1 << 46
-"""Bytes that one allocation may have by default: what addresses can span; the system's own limits come first."""
-
+from hasten.vm.program import MAX_ROUNDS, STATUS_MEMORY, STATUS_MESSAGES, STATUS_ROUNDS, STATUS_SHAPE, Check, Program
+from hasten.vm.runtime import NumpyApi, Runtime, default_memory_limit, load_runtime, numpy_api, thread_count
 
 class Constants:
     """The constants of a model in memory: 64-byte aligned, kept alive, not copied where they are aligned already."""
@@ -94,7 +90,12 @@ def status_error(code: int) -> Exception:
     """The exception for a kernel's status."""
     text = STATUS_MESSAGES[code] if 0 <= code < len(STATUS_MESSAGES) else "a kernel failed with an unknown status"
     if code == STATUS_MEMORY:
-        return ResourceLimit(f"{text}: these inputs need more memory than the system or the model's limit allows")
+        return ResourceLimit(
+            f"{text}: these inputs need a block larger than what the system gives, or than the limit of "
+            f"{default_memory_limit()} bytes (half of this machine's memory, or HASTEN_MEMORY_LIMIT)"
+        )
+    if code == STATUS_ROUNDS:
+        return ResourceLimit(f"{text}: they did more than {MAX_ROUNDS} rounds in one run")
     return ShapeMismatch(text) if code == STATUS_SHAPE else ExecutionError(text)
 
 
@@ -117,7 +118,7 @@ class NativeModel(Model):
 
     def __init__(
         self, program: Program, image: LoadedImage, constants: Constants, runtime: Runtime, api: NumpyApi,
-        threads: int | None = None, memory_limit: int = MEMORY_LIMIT,
+        threads: int | None = None, memory_limit: int | None = None,
     ):  # fmt: skip
         super().__init__(program, threads)
         self.image, self.constants = image, constants
@@ -125,7 +126,8 @@ class NativeModel(Model):
         words = (ctypes.c_int64 * abi.context_words(program)).from_address(image.address(abi.CONTEXT))
         words[Word.CONSTANTS] = constants.address
         words[Word.PARALLEL], words[Word.RELEASE] = runtime.parallel, runtime.release
-        words[Word.THREADS], words[Word.LIMIT] = self.threads, memory_limit
+        words[Word.THREADS] = self.threads
+        words[Word.LIMIT] = default_memory_limit() if memory_limit is None else memory_limit
         words[Word.ARRAY_TYPE], words[Word.NEW_ARRAY], words[Word.SET_BASE] = (
             api.array_type,
             api.new_from_descr,
@@ -200,13 +202,13 @@ def _python_function(image: LoadedImage, fallbacks: _Fallbacks, keep: object) ->
 
 def make_model(
     program: Program, image: Image | LoadedImage, constants: Any, runtime: Image | Runtime, *,
-    threads: int | None = None, memory_limit: int = MEMORY_LIMIT, profile: Any = None,
+    threads: int | None = None, memory_limit: int | None = None, profile: Any = None,
 ) -> Model:  # fmt: skip
     """A callable model.
 
     `image` has `abi.MODEL_EXPORTS` (native Programs) or the Program's kernels (others; see `exports`), `constants` is
     any buffer (used in place if it is 64-byte aligned), `runtime` the run-time library or its image, `threads` None for
-    what this process may use. With `profile`, or where the interpreter of Python is an unusual one, the Program runs in
+    what this process may use, `memory_limit` the bytes that one allocation may have (None: `default_memory_limit`). With `profile`, or where the interpreter of Python is an unusual one, the Program runs in
     `hasten.vm.interpreter`.
     """
     loaded = LoadedImage.from_memory(image) if isinstance(image, Image) else image

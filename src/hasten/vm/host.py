@@ -55,6 +55,8 @@ class HostRunner:
         try:
             import onnx
             from onnx.reference import ReferenceEvaluator
+
+            from hasten.vm.maps import OPERATORS
         except ImportError:
             raise MissingDependency(
                 f"{self.where} runs on the host, which needs the onnx package: pip install onnx"
@@ -63,6 +65,6 @@ class HostRunner:
             model = onnx.load_model_from_string(self.site.payload)
             node = model.graph.node[0]
             captured = [i.name for i in model.graph.input if i.name not in node.input]  # what its subgraphs use from outside
-            return ReferenceEvaluator(model), [*node.input, *captured], list(node.output)
+            return ReferenceEvaluator(model, new_ops=OPERATORS), [*node.input, *captured], list(node.output)
         except Exception as error:
             raise ExecutionError(f"{self.where} cannot run on the host: {type(error).__name__}: {error}") from error

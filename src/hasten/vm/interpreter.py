@@ -18,13 +18,15 @@ from hasten.base.dims import Dim, DimLike, as_symbol, evaluate
 from hasten.base.dtypes import to_numpy
 from hasten.base.errors import CompileError, ExecutionError
 from hasten.vm import abi
-from hasten.vm.callpath import MEMORY_LIMIT, Constants, Model, check_error, status_error
+from hasten.vm.callpath import Constants, Model, check_error, status_error
 from hasten.vm.elements import read_element
 from hasten.vm.host import HostRunner
 from hasten.vm.image import LoadedImage
 from hasten.vm.inputs import shape_text
 from hasten.vm.program import (
+    MAX_ROUNDS,
     STATUS_MEMORY,
+    STATUS_ROUNDS,
     STATUS_SHAPE,
     Alloc,
     Arena,
@@ -44,7 +46,7 @@ from hasten.vm.program import (
     View,
     While,
 )
-from hasten.vm.runtime import Runtime
+from hasten.vm.runtime import Runtime, default_memory_limit
 
 Profile = Callable[[Instruction, float], None]
 """Called after each instruction (If and While count as what they hold) with the seconds it took."""
@@ -57,10 +59,11 @@ class InterpretedModel(Model):
 
     def __init__(
         self, program: Program, image: LoadedImage, constants: Constants, runtime: Runtime,
-        threads: int | None = None, memory_limit: int = MEMORY_LIMIT, profile: Profile | None = None,
+        threads: int | None = None, memory_limit: int | None = None, profile: Profile | None = None,
     ):  # fmt: skip
         super().__init__(program, threads)
-        self.constants, self.runtime, self.memory_limit, self.profile = constants, runtime, memory_limit, profile
+        self.constants, self.runtime, self.profile = constants, runtime, profile
+        self.memory_limit = default_memory_limit() if memory_limit is None else memory_limit
         self.image = image  # kept mapped
         self.kernels = {name: image.address(name) for name in abi.kernel_names(program)}
         self.hosts = [HostRunner(site) for site in program.host_ops]
@@ -92,6 +95,7 @@ class _Run:
         self.buffers: dict[str, _Buffer] = {}
         self.objects: dict[str, Any] = {}
         self.results: dict[int, Any] = {}
+        self.rounds = 0
         self.status = ctypes.c_int64(0)
         for spec, value in zip(self.program.inputs, inputs, strict=True):
             if isinstance(spec, TensorSpec):
@@ -193,6 +197,9 @@ class _Run:
             self.check_status()
             if not self.exact(i.condition, STATUS_SHAPE):
                 return
+            self.rounds += 1
+            if self.rounds > MAX_ROUNDS:
+                raise status_error(STATUS_ROUNDS)
             self.block(i.body)
 
     def output(self, i: Output) -> None:

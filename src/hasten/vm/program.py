@@ -27,8 +27,11 @@ STATUS_MESSAGES = (
     "out of memory",
     "sizes do not fit together",
     "too many elements for the space reserved",
+    "the loops of the model do not end",
 )
-STATUS_INDEX, STATUS_VALUE, STATUS_MEMORY, STATUS_SHAPE, STATUS_SPACE = 1, 2, 3, 4, 5
+STATUS_INDEX, STATUS_VALUE, STATUS_MEMORY, STATUS_SHAPE, STATUS_SPACE, STATUS_ROUNDS = 1, 2, 3, 4, 5, 6
+
+MAX_ROUNDS = 1 << 30  # of all While loops of a run together
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 import sys
 import threading
 from dataclasses import dataclass
@@ -136,6 +137,26 @@ def _cgroups(root: Path, own: Path) -> list[Path]:
         inner = base / path.lstrip("/")
         folders += [inner, *(p for p in inner.parents if p == base or base in p.parents)]
     return folders
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+@functools.cache
+def default_memory_limit() -> int:
+    """Bytes that one allocation of a run may have: HASTEN_MEMORY_LIMIT (bytes, or with a suffix such as 500M, 2G), else
+    half of the memory that this process may use. Raises InputError for a HASTEN_MEMORY_LIMIT that is no size."""
+    text = os.environ.get("HASTEN_MEMORY_LIMIT")
+    if text:
+        match = re.fullmatch(r"\s*(\d+)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+        if match is None:
+            raise InputError(f"HASTEN_MEMORY_LIMIT={text!r} is not a size in bytes; write for example 500M or 8G")
+        return int(match[1]) << (10 * " kmgt".index(match[2] or " "))
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if "SC_PHYS_PAGES" in os.sysconf_names else []
+    for directory in _cgroups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")):
+        try:
+            sizes.append(int((directory / "memory.max").read_text()))
+        except (OSError, ValueError):
+            continue
+    return min(sizes, default=1 << 46) // 2
 
 
 # --- NumPy ------------------------------------------------------------------------------------------------------------

@@ -152,6 +152,8 @@ class _Call:
         f = self.f
         with f.when(code.eq(abi.STATUS_INPUT)):
             self.hand_over(_WRONG_SHAPE)
+        with f.when(code.eq(abi.STATUS_INTERRUPTED)):
+            f.ret(f.const("ptr", 0))
         values = [code, f.load("i64", self.info), f.load("i64", f.offset(self.info, 8))]
         numbers = [f.call("PyLong_FromLongLong", "ptr", [v]) for v in values]
         args = f.alloca(24, 16)

@@ -21,8 +21,10 @@ from hasten.vm.native import fpmode, memory
 from hasten.vm.native.read import emit_read
 from hasten.vm.native.sizes import Sizes, emit_division
 from hasten.vm.program import (
+    MAX_ROUNDS,
     STATUS_MEMORY,
     STATUS_MESSAGES,
+    STATUS_ROUNDS,
     STATUS_SHAPE,
     Alloc,
     Arena,
@@ -40,6 +42,7 @@ from hasten.vm.program import (
 )
 
 _DISPATCH = "hst_dispatch"
+_POLL = "hst_poll"
 
 
 def emit_driver(module: Module, program: Program) -> None:
@@ -58,6 +61,17 @@ def emit_driver(module: Module, program: Program) -> None:
     memory.emit_memory(module)
     emit_division(module)
     _emit_dispatch(module)
+    if any(isinstance(i, While) for i in abi.walk(program.instructions)):
+        _emit_poll(module)
+
+
+def _emit_poll(module: Module) -> None:
+    """hst_poll(): runs Python's handlers of signals that came; nonzero where one raised an exception."""
+    f = module.function(_POLL, [], "i64", "noinline", internal=True)
+    state = f.call("PyGILState_Ensure", "i32", [])
+    raised = f.call("PyErr_CheckSignals", "i32", [])
+    f.call("PyGILState_Release", "void", [state])
+    f.ret(f.cast(raised, "i64"))
 
 
 def _emit_dispatch(module: Module) -> None:
@@ -123,7 +137,7 @@ class _Driver:
         f = self.f
         self.inputs, self.outputs, self.info = f.args
         saved = fpmode.flush_denormals(f)
-        self.status, self.code = f.var("i64", 0), f.var("i64", 0)
+        self.status, self.code, self.rounds = f.var("i64", 0), f.var("i64", 0), f.var("i64", 0)
         most = max((len(i.args) for i in abi.walk(self.program.instructions) if isinstance(i, Call)), default=0)
         self.args = f.alloca(8 * (most + 1), 64)
         f.store(self.status.slot, self.args)
@@ -298,8 +312,18 @@ class _Driver:
             self.sizes.enter()
             self.check_status()
             rounds.break_if(self.exact(i.condition, STATUS_SHAPE).eq(0))
+            self.count_round()
             self.block(i.body)
             self.sizes.leave()
+
+    def count_round(self) -> None:
+        """A loop without end fails, or is interrupted."""
+        f = self.f
+        count = self.rounds.get() + 1
+        self.rounds.set(count)
+        self.fail_if(count > MAX_ROUNDS, STATUS_ROUNDS)
+        with f.when((count & (abi.ROUNDS_PER_POLL - 1)).eq(0)):
+            self.fail_if(f.call(_POLL, "i64", []).ne(0), abi.STATUS_INTERRUPTED)
 
     def declare(self, *blocks: Sequence[Instruction]) -> None:
         """Slots for names that nested blocks assign, so that all paths know them."""

@@ -55,8 +55,13 @@ class Sizes:
 
     def _any(self, x: DimLike | float, checked: bool) -> V:
         if not isinstance(x, Dim):
-            return self.f.const("i64", _wrapped(int(x)))
+            return self._number(int(x), checked)
         return self._remember((x, checked), lambda: self._sum(x, checked))
+
+    def _number(self, x: int, checked: bool) -> V:
+        if checked and x != _wrapped(x):
+            self._flags.append(self.f.const("i1", True))
+        return self.f.const("i64", _wrapped(x))
 
     def _remember(self, key: _Key, compute: Callable[[], V]) -> V:
         for known in reversed(self._known):
@@ -68,7 +73,7 @@ class Sizes:
     def _sum(self, x: Dim, checked: bool) -> V:
         total: V | None = None
         for mono, coef in x.terms:
-            part: V | None = None if coef == 1 and mono else self.f.const("i64", _wrapped(coef))
+            part: V | None = None if coef == 1 and mono else self._number(coef, checked)
             for atom in mono:
                 value = self._remember((atom, checked), lambda a=atom: self._atom(a, checked))  # type: ignore[misc]
                 part = value if part is None else self._arithmetic("mul", value, part, checked)
