@@ -184,3 +184,28 @@ def test_text_labels(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(got[1], want[1], rtol=1e-5, atol=1e-5)
     with pytest.raises(hasten.UnsupportedOperator, match="strings"):
         hasten.compile(model, host_ops=False)
+
+
+def test_zip_map(rng: np.random.Generator) -> None:
+    """A list of dicts, as ONNX Runtime gives it."""
+    x = rng.random((4, 3)).astype("f4")
+    for attributes in ({"classlabels_int64s": [7, 8, 9]}, {"classlabels_strings": ["a", "b", "c"]}):
+        model = model_of("ZipMap", [x], [FLOAT], **attributes)
+        key = helper.make_tensor_type_proto(STRING if "classlabels_strings" in attributes else INT64, []).tensor_type.elem_type
+        value = helper.make_tensor_type_proto(FLOAT, [])
+        row = onnx.TypeProto()
+        row.map_type.key_type = key
+        row.map_type.value_type.CopyFrom(value)
+        model.graph.output[0].type.CopyFrom(helper.make_sequence_type_proto(row))
+        got = hasten.compile(model, threads=1)(x)
+        want: Any = reference(model, {"x0": x})[0]
+        assert got == want
+
+
+def test_category_mapper() -> None:
+    attributes = {"cats_int64s": [3, 5], "cats_strings": ["three", "five"]}
+    model = model_of("CategoryMapper", [np.array([3, 4, 5])], [STRING], default_string="none", **attributes)
+    assert list(hasten.compile(model, threads=1)(np.array([3, 4, 5]))) == ["three", "none", "five"]
+    model.graph.input[0].type.tensor_type.elem_type = STRING
+    model.graph.output[0].type.tensor_type.elem_type = INT64
+    assert list(hasten.compile(model, threads=1)(np.array(["five", "x"], object))) == [5, -1]
