@@ -29,9 +29,11 @@ def tf_idf_vectorizer(cx: Context, node: Node, x: Tensor) -> Tensor:
     if mode not in MODES:
         raise ModelError(f"{node}: unknown mode {mode!r}")
     weights = node.attr("weights", None)
-    if mode != "TF" and weights and len(weights) < pool.width:
-        raise ModelError(f"{node}: {len(weights)} weights for {pool.width} n-grams")
-    table = cx.const(np.array((weights or [1.0] * pool.width)[: pool.width], np.float32))
+    if weights and len(weights) != len(pool.columns):
+        raise ModelError(f"{node}: {len(weights)} weights for {len(pool.columns)} n-grams")
+    by_column = np.zeros(pool.width, np.float32)
+    by_column[pool.columns] = weights or 1.0
+    table = cx.const(by_column)
 
     def element(i: Index) -> Expr:
         count = counts.at(i)
@@ -64,7 +66,7 @@ class _Pool:
             raise ModelError(f"{node}: ngram_indexes has {len(columns)} values for {len(grams)} n-grams")
         if len(set(columns)) != len(columns) or len(set(grams)) != len(grams):
             raise NoNative("several n-grams are counted together")
-        self.width, self.skips = max(columns) + 1, skips
+        self.columns, self.width, self.skips = columns, max(columns) + 1, skips
         if self.width > 16 * len(columns) + 64:
             raise NoNative("most columns of the result belong to no n-gram")
         self.longest = max(len(g) for g in grams)
