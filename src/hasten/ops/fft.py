@@ -115,6 +115,15 @@ def summed(cx: Context, x: Tensor, n: DimLike, m: DimLike, sign: int) -> Tensor:
     return cx.reduce("sum", x.dtype, (x.shape[0], m, 2), (n,), term)
 
 
+def with_parts(cx: Context, x: Tensor) -> Tensor:
+    """x with a known number of parts: where only the run knows whether there is an imaginary part, it is filled up with 0."""
+    parts = x.shape[-1]
+    if isinstance(parts, int):
+        return x
+    cx.require(parts, "<=", 2, f"{cx.where()}: the last axis holds the real and the imaginary part")
+    return cx.map((*x.shape[:-1], 2), x.dtype, lambda i: cx.load(x, i, inside(i[-1], parts, low=False)))
+
+
 def fitted(cx: Context, x: Tensor, n: DimLike) -> Tensor:
     """x [lines, points, parts] with exactly n points: cut off, or filled up with zeros."""
     if D.known_equal(x.shape[1], n) is True:
@@ -149,15 +158,14 @@ def real_inverse(cx: Context, x: Tensor, n: DimLike) -> Tensor:
         return E.select(low, below, E.select(E.index(part).eq(0), above, -above))
 
     full = forward(cx, cx.map((x.shape[0], n, 2), x.dtype, mirrored), n, n, 1)
-    return cx.map(
-        (x.shape[0], n, 1), x.dtype, lambda i: full.at((i[0], i[1], 0)) / E.cast(E.index(n), compute_type(x.dtype))
-    )
+    return cx.map((x.shape[0], n, 1), x.dtype, lambda i: full.at((i[0], i[1], 0)) / E.cast(E.index(n), compute_type(x.dtype)))
 
 
 @operator("DFT")
 def dft(cx: Context, node: Node, x: Tensor, length: Tensor | None = None, axis: Tensor | None = None) -> Tensor:
     """The discrete Fourier transform along an axis; the last axis holds the real part, or both parts."""
     tensors(node, x, length, axis)
+    x = with_parts(cx, x)
     inverse, onesided = bool(node.attr("inverse", 0)), bool(node.attr("onesided", 0))
     where: DimLike = -2 if axis is None else cx.read_ints(axis)[0]
     signal = x.shape[:-1]
@@ -172,11 +180,7 @@ def dft(cx: Context, node: Node, x: Tensor, length: Tensor | None = None, axis: 
     else:
         y = forward(cx, flat, n, D.floordiv(n, 2) + 1 if onesided else n, 1 if inverse else -1)
         if inverse:
-            factor = (
-                E.const(1 / n, compute_type(x.dtype))
-                if isinstance(n, int)
-                else 1 / E.cast(E.index(n), compute_type(x.dtype))
-            )
+            factor = E.const(1 / n, compute_type(x.dtype)) if isinstance(n, int) else 1 / E.cast(E.index(n), compute_type(x.dtype))
             y = _scaled(cx, y, factor)
     points, parts = y.shape[1], y.shape[2]
     y = cx.transpose(cx.reshape(y, (before, after, points, parts)), (0, 2, 1, 3))
@@ -189,12 +193,11 @@ def _scaled(cx: Context, y: Tensor, factor: Expr) -> Tensor:
 
 
 @operator("STFT")
-def stft(
-    cx: Context, node: Node, x: Tensor, step: Tensor, window: Tensor | None = None, length: Tensor | None = None
-) -> Tensor:
+def stft(cx: Context, node: Node, x: Tensor, step: Tensor, window: Tensor | None = None, length: Tensor | None = None) -> Tensor:
     """Transforms [batch, frames, frequencies, 2] of windows that move over the signal [batch, points, parts] by
     `step`."""
     tensors(node, x, step, window, length)
+    x = with_parts(cx, x)
     hop = read_sizes(cx, step)[0]
     n: DimLike = x.shape[1]
     if length is not None:
