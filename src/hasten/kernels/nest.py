@@ -10,6 +10,8 @@ The order of the loops is the order in memory of what is stored; loops that can 
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -23,6 +25,7 @@ from hasten.kernels.emit import Arguments, Emitter, Words
 from hasten.kernels.expr import Expr, param, walk
 
 Loop = tuple[str, DimLike]  # symbol, extent
+UNROLL = 16  # inner rounds that are written out
 
 
 @dataclass(frozen=True)
@@ -257,16 +260,29 @@ class _Nest:
         params: dict[str, V] = {}
         for stage in p.stages:
             acc = _Accumulator(f, stage, lanes)
-            with ExitStack() as stack:
-                inner, flat = self._inner(stack)
+
+            def add(inner: dict[str, V], flat: V, stage: StageProblem = stage, acc: _Accumulator = acc) -> None:
                 e = Emitter(self.args, {**env, **inner}, lane, lanes, mask, params, last)
                 acc.add(f.splat(e.emit(stage.expr), lanes), flat)
+
+            self._rounds(add)
             params[stage.name] = acc.result()
         with ExitStack() as stack:
             inner = self._inner(stack)[0] if p.inner_store else {}
             e = Emitter(self.args, {**env, **inner}, lane, lanes, mask, params, last)
             for s in p.stores:
                 e.store(e.emit(s.value), s.stored, s.target, s.offset)
+
+    def _rounds(self, work: Callable[[dict[str, V], V], None]) -> None:
+        """work(inner indices, flat inner index) for each of them: in loops, or one after another where they are few and known (windows)."""
+        sizes = [n for _, n in self.p.inner]
+        if sizes and all(isinstance(n, int) for n in sizes) and math.prod(sizes) <= UNROLL:  # type: ignore[arg-type]
+            for flat, at in enumerate(itertools.product(*(range(n) for n in sizes))):  # type: ignore[arg-type]
+                values = {name: self.f.const("i64", k) for (name, _), k in zip(self.p.inner, at, strict=True)}
+                work(values, self.f.const("i64", flat))
+            return
+        with ExitStack() as stack:
+            work(*self._inner(stack))
 
     def _inner(self, stack: ExitStack, loops: tuple[Loop, ...] | None = None) -> tuple[dict[str, V], V]:
         """Open the inner loops; their indices and the flat inner index."""
