@@ -50,11 +50,17 @@ def _below_zero(d: DimLike) -> bool:
     return d < 0 if isinstance(d, int) else D.nonnegative(-d)
 
 
+def _limited(d: DimLike, n: DimLike) -> DimLike:
+    """min(d, n), also of what is known by the extents of loops."""
+    top = D.upper(d)
+    return d if top is not None and D.nonnegative(n - top) else D.minimum(n, d)
+
+
 def _slice_up(n: DimLike, start: DimLike, end: DimLike, step: DimLike) -> tuple[DimLike, DimLike]:
     if isinstance(end, int) and end >= FAR:
         stop = n
     else:  # a negative stop gives 0 elements, no need to clamp it
-        stop = _from_end(n, end) if _below_zero(end) else D.minimum(n, _from_end(n, end))
+        stop = _from_end(n, end) if _below_zero(end) else _limited(_from_end(n, end), n)
     if _below_zero(start):
         if stop == n and step == 1:  # the last elements, as many as there are
             count = D.minimum(n, -start)
