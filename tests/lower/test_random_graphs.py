@@ -14,9 +14,6 @@ from random_graphs import IMAGE_STEPS, LAYOUT_STEPS, Grown, models  # noqa: E402
 
 import hasten  # noqa: E402
 from hasten.codegen import isa as isas  # noqa: E402
-from hasten.frontends import load_graph  # noqa: E402
-from hasten.graph import prepare  # noqa: E402
-from hasten.lower.graph import Options, trace_model  # noqa: E402
 
 LEVELS = [n for n in ("portable", "avx2", "avx512") if n in isas.available()]
 FLOATS = ("float32",)

@@ -5,7 +5,7 @@ What has no rule in `ops` is tried as its ONNX function body, and else becomes a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -202,8 +202,9 @@ class _Tracer:
         return Node(node.op_type, node.domain, node.name or "", {k: _attribute(a) for k, a in node.attributes.items()}, len(node.outputs),
                     tuple((v.name or "") if v.name and (v.uses() or v.is_graph_output()) else "" for v in node.outputs), self.subgraph)  # fmt: skip
 
-    def subgraph(self, graph: ir.Graph, inputs: Sequence[Value]) -> Block:
-        """Trace a nested graph with the given inputs; its results may use outer tensors."""
+    def subgraph(self, graph: ir.Graph, inputs: Sequence[Value] | Callable[[], Sequence[Value]]) -> Block:
+        """Trace a nested graph with the given inputs; its results may use outer tensors. A function makes inputs that belong to the block (as
+        what depends on the number of the round)."""
         if self.depth > 40:
             raise ModelError("graphs are nested more than 40 deep")
         outer, self.env = self.env, dict(self.env)
@@ -211,7 +212,7 @@ class _Tracer:
         first = self.cx.const(0, "int64").order
         self.depth += 1
         try:
-            for v, x in zip(graph.inputs, inputs, strict=True):
+            for v, x in zip(graph.inputs, inputs() if callable(inputs) else inputs, strict=True):
                 self.env[v] = x
             self.run(graph)
             values = [self.value(v, "subgraph output") for v in graph.outputs]

@@ -107,7 +107,7 @@ def _trace_body(cx: Context, node: Node, graph: object, first: list[Tensor], inp
     for _ in range(ATTEMPTS):
         seen = [Tensor(cx, x.dtype, [D.symbol(s[k]) if k in s else d for k, d in enumerate(x.shape)], Source(cx.fresh("carried")))
                 for x, s in zip(first, sizes, strict=True)]  # fmt: skip
-        block = node.trace_subgraph(graph, inputs(seen))  # type: ignore[operator]
+        block = node.trace_subgraph(graph, lambda seen=seen: inputs(seen))  # type: ignore[operator]
         after = block.values[skip : skip + len(first)]
         changed = False
         for before, now, names in zip(seen, after, sizes, strict=True):
