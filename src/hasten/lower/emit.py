@@ -431,7 +431,8 @@ class Emission:
                     continue
                 axes: list[int] = []
                 for k in order:
-                    axes.extend(a for a, x in enumerate(index) if D.symbols(x) & D.symbols(n.index[k]) and a not in axes)
+                    known = _symbols_behind(n, k)
+                    axes.extend(a for a, x in enumerate(index) if D.symbols(x) & known and a not in axes)
                 if len(axes) == len(index):
                     return axes
         return None
@@ -710,6 +711,12 @@ def flat_offset(b: Buffer, index: Sequence[DimLike]) -> DimLike:
 def _loops(idx: Sequence[DimLike], shape: Sequence[DimLike], target: Buffer) -> list[tuple[str | None, DimLike]]:
     """Loops over a tensor in the order of its memory."""
     return [(D.as_symbol(idx[k]), shape[k]) for k in memory_order(target, shape)]
+
+
+def _symbols_behind(load: Expr, axis: int) -> frozenset[str]:
+    """The symbols that an index of a load depends on, also through computed ones."""
+    found = D.symbols(load.index[axis])
+    return found.union(*(E.free_symbols(e) for name, e in load.binds if name in found))
 
 
 def _is_one(d: DimLike) -> bool:
