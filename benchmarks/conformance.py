@@ -111,7 +111,11 @@ def work() -> None:
 def _reason(traceback: str) -> str:
     """The error of a traceback in one line."""
     lines = traceback.strip().splitlines()
-    starts = [k for k, line in enumerate(lines) if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Operator|Dependency|Mismatch|Limit|File)\b", line)]
+    starts = [
+        k
+        for k, line in enumerate(lines)
+        if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Operator|Dependency|Mismatch|Limit|File)\b", line)
+    ]
     return " ".join(" ".join(lines[starts[-1] :]).split()) if starts else lines[-1]
 
 
@@ -135,19 +139,30 @@ def _environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]), **more}
 
 
-def run(configuration: Configuration, names: Iterable[str], seconds: float = 60, tell: Callable[[str], None] = print) -> dict[str, Outcome]:
+def run(
+    configuration: Configuration, names: Iterable[str], seconds: float = 60, tell: Callable[[str], None] = print
+) -> dict[str, Outcome]:
     """The outcome of every case."""
     names = list(names)
     outcomes: dict[str, Outcome] = {}
     options = {"isa": configuration.isa, "host_ops": configuration.host_ops, "threads": 1}
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
-        environment = _environment(CONFORMANCE_OPTIONS=json.dumps(options), CONFORMANCE_SECONDS=str(seconds), CONFORMANCE_REPORT=str(report))
+        environment = _environment(
+            CONFORMANCE_OPTIONS=json.dumps(options), CONFORMANCE_SECONDS=str(seconds), CONFORMANCE_REPORT=str(report)
+        )
         todo, began = names, time.monotonic()
         while todo:
             report.write_text("")
             command = [sys.executable, "-c", _with_path("m.work()")]
-            subprocess.run(command, input="\n".join(todo[:BATCH]), text=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                command,
+                input="\n".join(todo[:BATCH]),
+                text=True,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
             outcomes.update(_read(report))
             left = [n for n in todo if n not in outcomes]
             if len(left) == len(todo):
@@ -184,7 +199,11 @@ def operators() -> dict[str, str]:
     found: dict[str, str] = {}
     for kind in ("node", "simple", "pytorch-converted", "pytorch-operator"):
         for case in loader.load_model_tests(kind=kind):
-            model = case.model if case.model is not None else onnx.load(Path(case.model_dir) / "model.onnx", load_external_data=False)
+            model = (
+                case.model
+                if case.model is not None
+                else onnx.load(Path(case.model_dir) / "model.onnx", load_external_data=False)
+            )
             nodes = {(n.domain, n.op_type) for n in model.graph.node}
             only = next(iter(nodes)) if len(nodes) == 1 else None
             found[case.name] = "several operators" if only is None else ".".join(filter(None, only))
@@ -209,12 +228,16 @@ def table(runs: dict[Configuration, dict[str, Outcome]], version: str) -> str:
     for case in sorted(next(iter(runs.values()))):
         rows[names.get(case, "several operators")].append(case)
     lines = [
-        "# Operators", "",
-        f"What passes of the backend test suite of onnx {version}, by operator; made by `python benchmarks/conformance.py`.", "",
+        "# Operators",
+        "",
+        f"What passes of the backend test suite of onnx {version}, by operator; made by `python benchmarks/conformance.py`.",
+        "",
         f"Instruction sets: {', '.join(sorted({c.isa for c in runs}))}; a case counts as passed if it passes on all of them.",
-        "Native: without host ops. With host ops: some nodes run in Python, through ONNX's reference implementation.", "",
-        "| operator | cases | native | with host ops only | failed | reasons |", "| --- | --: | --: | --: | --: | --- |",
-    ]  # fmt: skip
+        "Native: without host ops. With host ops: some nodes run in Python, through ONNX's reference implementation.",
+        "",
+        "| operator | cases | native | with host ops only | failed | reasons |",
+        "| --- | --: | --: | --: | --: | --- |",
+    ]
     totals = [0, 0, 0, 0]
     for operator in sorted(rows, key=str.lower):
         cases = rows[operator]
@@ -224,7 +247,9 @@ def table(runs: dict[Configuration, dict[str, Outcome]], version: str) -> str:
         reasons = {_short(o[c]) for c in bad for o in (hosted or native) if c in o and o[c].status != "pass"}
         counts = [len(cases), len(good), len(rest), len(bad)]
         totals = [a + b for a, b in zip(totals, counts, strict=True)]
-        lines.append(f"| {operator} | {' | '.join(str(n or '') for n in counts)} | {'; '.join(sorted(reasons))[:300]} |")
+        lines.append(
+            f"| {operator} | {' | '.join(str(n or '') for n in counts)} | {'; '.join(sorted(reasons))[:300]} |"
+        )
     lines += [f"| **all** | {' | '.join(map(str, totals))} | |", ""]
     return "\n".join(lines)
 
@@ -263,7 +288,10 @@ def main() -> None:
             print(f"{o.status:5s} {o.case:60s} {o.why}")
         return
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    body = [{"isa": c.isa, "host_ops": c.host_ops, "cases": [asdict(o) for o in sorted(r.values(), key=lambda o: o.case)]} for c, r in runs.items()]
+    body = [
+        {"isa": c.isa, "host_ops": c.host_ops, "cases": [asdict(o) for o in sorted(r.values(), key=lambda o: o.case)]}
+        for c, r in runs.items()
+    ]
     RESULTS.write_text(json.dumps({"onnx": onnx.__version__, "runs": body}, indent=1) + "\n")
     TABLE.write_text(table(runs, onnx.__version__))
     print(f"wrote {RESULTS} and {TABLE}")

@@ -23,7 +23,9 @@ ML = "ai.onnx.ml"
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
 
 
-def model_of(op: str, inputs: list[np.ndarray], outputs: list[int], symbolic: bool = True, **attributes: Any) -> onnx.ModelProto:
+def model_of(
+    op: str, inputs: list[np.ndarray], outputs: list[int], symbolic: bool = True, **attributes: Any
+) -> onnx.ModelProto:
     names = [f"x{k}" for k in range(len(inputs))]
     node = helper.make_node(op, names, [f"y{k}" for k in range(len(outputs))], domain=ML, **attributes)
     infos = []
@@ -32,11 +34,20 @@ def model_of(op: str, inputs: list[np.ndarray], outputs: list[int], symbolic: bo
         infos.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), shape))
     results = [helper.make_tensor_value_info(n, dt, None) for n, dt in zip(node.output, outputs, strict=True)]
     graph = helper.make_graph([node], "g", infos, results)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid(ML, 4 if op == "LabelEncoder" else 1)], ir_version=10)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid(ML, 4 if op == "LabelEncoder" else 1)], ir_version=10
+    )
 
 
-def check(op: str, *inputs: np.ndarray, outputs: tuple[int, ...] = (FLOAT,), expected: list[np.ndarray] | None = None, symbolic: bool = True,
-          rtol: float = 2e-5, **attributes: Any) -> None:  # fmt: skip
+def check(
+    op: str,
+    *inputs: np.ndarray,
+    outputs: tuple[int, ...] = (FLOAT,),
+    expected: list[np.ndarray] | None = None,
+    symbolic: bool = True,
+    rtol: float = 2e-5,
+    **attributes: Any,
+) -> None:
     model = model_of(op, list(inputs), list(outputs), symbolic, **attributes)
     feeds = {f"x{k}": x for k, x in enumerate(inputs)}
     want = expected or reference(model, feeds)
@@ -97,8 +108,17 @@ def test_label_encoder(rng: np.random.Generator, count: int) -> None:
     keys = rng.permutation(400)[:count]
     x = rng.integers(0, 400, (20, 9))
     x[0] = keys[:9] if count > 9 else keys[0]
-    check("LabelEncoder", x, keys_int64s=keys.tolist(), values_floats=rng.normal(size=count).tolist(), default_float=0.5)
-    check("LabelEncoder", x, outputs=(INT64,), keys_int64s=keys.tolist(), values_int64s=rng.permutation(count).tolist(), default_int64=-7)
+    check(
+        "LabelEncoder", x, keys_int64s=keys.tolist(), values_floats=rng.normal(size=count).tolist(), default_float=0.5
+    )
+    check(
+        "LabelEncoder",
+        x,
+        outputs=(INT64,),
+        keys_int64s=keys.tolist(),
+        values_int64s=rng.permutation(count).tolist(),
+        default_int64=-7,
+    )
     y = x.astype("f4")
     y[1, :4] = np.nan
     names = [*keys[1:].tolist(), float("nan")]
@@ -123,8 +143,14 @@ TRANSFORMS = ["NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO"]
 @pytest.mark.parametrize("targets", [1, 4])
 def test_linear_regressor(rng: np.random.Generator, targets: int, transform: str) -> None:
     weights = rng.normal(size=(targets, 6)).astype("f4")
-    check("LinearRegressor", table(rng), targets=targets, coefficients=weights.reshape(-1).tolist(), intercepts=rng.normal(size=targets).tolist(),
-          post_transform=transform)  # fmt: skip
+    check(
+        "LinearRegressor",
+        table(rng),
+        targets=targets,
+        coefficients=weights.reshape(-1).tolist(),
+        intercepts=rng.normal(size=targets).tolist(),
+        post_transform=transform,
+    )
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
@@ -132,8 +158,15 @@ def test_linear_regressor(rng: np.random.Generator, targets: int, transform: str
 def test_linear_classifier(rng: np.random.Generator, rows: int, labels: list[int], transform: str) -> None:
     weights = rng.normal(size=(rows, 6)).astype("f4")
     for dtype in ("float32", "int64"):
-        check("LinearClassifier", table(rng, dtype), outputs=(INT64, FLOAT), classlabels_ints=labels, coefficients=weights.reshape(-1).tolist(),
-              intercepts=rng.normal(size=rows).tolist(), post_transform=transform)  # fmt: skip
+        check(
+            "LinearClassifier",
+            table(rng, dtype),
+            outputs=(INT64, FLOAT),
+            classlabels_ints=labels,
+            coefficients=weights.reshape(-1).tolist(),
+            intercepts=rng.normal(size=rows).tolist(),
+            post_transform=transform,
+        )
 
 
 KERNELS = {"LINEAR": [0.5, 0.0, 3.0], "POLY": [0.1, 0.5, 3.0], "RBF": [0.05, 0.0, 3.0], "SIGMOID": [0.1, 0.2, 3.0]}
@@ -142,28 +175,60 @@ KERNELS = {"LINEAR": [0.5, 0.0, 3.0], "POLY": [0.1, 0.5, 3.0], "RBF": [0.05, 0.0
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("one_class", [0, 1])
 def test_svm_regressor(rng: np.random.Generator, kernel: str, one_class: int) -> None:
-    check("SVMRegressor", table(rng), kernel_type=kernel, kernel_params=KERNELS[kernel], n_supports=9, support_vectors=table(rng, shape=(9, 6)).reshape(-1).tolist(),
-          coefficients=rng.normal(size=9).tolist(), rho=[0.3], one_class=one_class)  # fmt: skip
+    check(
+        "SVMRegressor",
+        table(rng),
+        kernel_type=kernel,
+        kernel_params=KERNELS[kernel],
+        n_supports=9,
+        support_vectors=table(rng, shape=(9, 6)).reshape(-1).tolist(),
+        coefficients=rng.normal(size=9).tolist(),
+        rho=[0.3],
+        one_class=one_class,
+    )
 
 
 SVC = list(itertools.product(KERNELS, (2, 4), (True, False), ("NONE", "SOFTMAX", "LOGISTIC")))
 
 
 @pytest.mark.parametrize(("kernel", "classes", "probabilities", "transform"), SVC)
-def test_svm_classifier(rng: np.random.Generator, kernel: str, classes: int, probabilities: bool, transform: str) -> None:
+def test_svm_classifier(
+    rng: np.random.Generator, kernel: str, classes: int, probabilities: bool, transform: str
+) -> None:
     counts = rng.integers(1, 5, classes)
     total, pairs = int(counts.sum()), classes * (classes - 1) // 2
-    more = {"prob_a": rng.normal(size=pairs).tolist(), "prob_b": rng.normal(size=pairs).tolist()} if probabilities else {}
-    check("SVMClassifier", table(rng), outputs=(INT64, FLOAT), rtol=1e-3, kernel_type=kernel, kernel_params=KERNELS[kernel], vectors_per_class=counts.tolist(),
-          support_vectors=table(rng, shape=(total, 6)).reshape(-1).tolist(), coefficients=rng.normal(size=(classes - 1) * total).tolist(),
-          rho=rng.normal(size=pairs).tolist(), classlabels_ints=list(range(10, 10 + classes)), post_transform=transform, **more)  # fmt: skip
+    more = (
+        {"prob_a": rng.normal(size=pairs).tolist(), "prob_b": rng.normal(size=pairs).tolist()} if probabilities else {}
+    )
+    check(
+        "SVMClassifier",
+        table(rng),
+        outputs=(INT64, FLOAT),
+        rtol=1e-3,
+        kernel_type=kernel,
+        kernel_params=KERNELS[kernel],
+        vectors_per_class=counts.tolist(),
+        support_vectors=table(rng, shape=(total, 6)).reshape(-1).tolist(),
+        coefficients=rng.normal(size=(classes - 1) * total).tolist(),
+        rho=rng.normal(size=pairs).tolist(),
+        classlabels_ints=list(range(10, 10 + classes)),
+        post_transform=transform,
+        **more,
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_linear_svm(rng: np.random.Generator, classes: int) -> None:
     for weights in (rng.normal(size=classes * 6), rng.random(classes * 6)):
-        check("SVMClassifier", table(rng), outputs=(INT64, FLOAT), coefficients=weights.tolist(), rho=[0.1], classlabels_ints=[5, 6, 7][:classes],
-              kernel_params=KERNELS["LINEAR"])  # fmt: skip
+        check(
+            "SVMClassifier",
+            table(rng),
+            outputs=(INT64, FLOAT),
+            coefficients=weights.tolist(),
+            rho=[0.1],
+            classlabels_ints=[5, 6, 7][:classes],
+            kernel_params=KERNELS["LINEAR"],
+        )
 
 
 @pytest.mark.parametrize("isa", LEVELS)
@@ -176,7 +241,11 @@ def test_coupling(rng: np.random.Generator, isa: str) -> None:
 def test_text_labels(rng: np.random.Generator) -> None:
     """Labels that are strings come from a host op; the scores stay native."""
     x = table(rng)
-    attributes = {"classlabels_strings": ["a", "b", "c"], "coefficients": rng.normal(size=18).tolist(), "intercepts": [0.0, 0.1, 0.2]}
+    attributes = {
+        "classlabels_strings": ["a", "b", "c"],
+        "coefficients": rng.normal(size=18).tolist(),
+        "intercepts": [0.0, 0.1, 0.2],
+    }
     model = model_of("LinearClassifier", [x], [STRING, FLOAT], **attributes)
     want = reference(model, {"x0": x})
     got = list(hasten.compile(model, threads=1).run({"x0": x}).values())
@@ -191,7 +260,9 @@ def test_zip_map(rng: np.random.Generator) -> None:
     x = rng.random((4, 3)).astype("f4")
     for attributes in ({"classlabels_int64s": [7, 8, 9]}, {"classlabels_strings": ["a", "b", "c"]}):
         model = model_of("ZipMap", [x], [FLOAT], **attributes)
-        key = helper.make_tensor_type_proto(STRING if "classlabels_strings" in attributes else INT64, []).tensor_type.elem_type
+        key = helper.make_tensor_type_proto(
+            STRING if "classlabels_strings" in attributes else INT64, []
+        ).tensor_type.elem_type
         value = helper.make_tensor_type_proto(FLOAT, [])
         row = onnx.TypeProto()
         row.map_type.key_type = key

@@ -50,12 +50,16 @@ def test_construct_insert_erase() -> None:
             n = SequenceLength (x)
             y = ConcatFromSequence <axis = 0> (x)
         }""",
-        a=numbers(2, 3), b=-numbers(2, 3),
-    )  # fmt: skip
+        a=numbers(2, 3),
+        b=-numbers(2, 3),
+    )
 
 
 def test_new_axis() -> None:
-    native("(float[N, 3] a) => (float[N, 2, 3] y) { s = SequenceConstruct (a, a) y = ConcatFromSequence <axis = 1, new_axis = 1> (s) }", a=numbers(4, 3))
+    native(
+        "(float[N, 3] a) => (float[N, 2, 3] y) { s = SequenceConstruct (a, a) y = ConcatFromSequence <axis = 1, new_axis = 1> (s) }",
+        a=numbers(4, 3),
+    )
 
 
 @pytest.mark.parametrize("position", [0, 2, -1, -3])
@@ -66,12 +70,19 @@ def test_position_of_the_run(position: int) -> None:
 
 
 def test_position_out_of_range() -> None:
-    text = HEAD + "(float[N] a, int64 k) => (float[M] y) { b = Neg (a) s = SequenceConstruct (a, b) y = SequenceAt (s, k) }"
+    text = (
+        HEAD
+        + "(float[N] a, int64 k) => (float[M] y) { b = Neg (a) s = SequenceConstruct (a, b) y = SequenceAt (s, k) }"
+    )
     compiled = hasten.compile(onnx.parser.parse_model(text), threads=1, host_ops=False)
     with pytest.raises(hasten.ExecutionError):
         compiled(numbers(3), np.array(2))
     with pytest.raises(hasten.ModelError, match="out of range"):
-        hasten.compile(onnx.parser.parse_model(text.replace(", int64 k)", ")").replace("{ b", "{ k = Constant <value = int64 {5}> () b")))
+        hasten.compile(
+            onnx.parser.parse_model(
+                text.replace(", int64 k)", ")").replace("{ b", "{ k = Constant <value = int64 {5}> () b")
+            )
+        )
 
 
 def test_split() -> None:
@@ -104,7 +115,9 @@ def test_map() -> None:
 
 def test_sequence_as_output() -> None:
     """Nothing is computed on the host; it only makes the list."""
-    got = native("(float[N] a) => (seq(float[N]) y, float[N] b) { b = Exp (a) y = SequenceConstruct (a, b) }", a=numbers(4))
+    got = native(
+        "(float[N] a) => (seq(float[N]) y, float[N] b) { b = Exp (a) y = SequenceConstruct (a, b) }", a=numbers(4)
+    )
     assert isinstance(got[0], list) and len(got[0]) == 2
 
 
@@ -143,10 +156,22 @@ def test_tf_idf(rng: np.random.Generator, mode: str, rank: int) -> None:
         count = len(singles) + len(doubles) + len(triples)
         x = rng.integers(0, 6, (5, 12) if rank == 2 else (12,)).astype(dtype)
         node = helper.make_node(
-            "TfIdfVectorizer", ["x"], ["y"], mode=mode, min_gram_length=int(rng.integers(1, 3)), max_gram_length=int(rng.integers(2, 4)), max_skip_count=skips,
-            pool_int64s=pool, ngram_counts=[0, 4, 4 + 18], ngram_indexes=rng.permutation(count).tolist(), weights=rng.random(count).tolist())  # fmt: skip
+            "TfIdfVectorizer",
+            ["x"],
+            ["y"],
+            mode=mode,
+            min_gram_length=int(rng.integers(1, 3)),
+            max_gram_length=int(rng.integers(2, 4)),
+            max_skip_count=skips,
+            pool_int64s=pool,
+            ngram_counts=[0, 4, 4 + 18],
+            ngram_indexes=rng.permutation(count).tolist(),
+            weights=rng.random(count).tolist(),
+        )
         info = helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(x.dtype), ["N", "C"][2 - rank :])
-        graph = helper.make_graph([node], "g", [info], [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)])
+        graph = helper.make_graph(
+            [node], "g", [info], [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)]
+        )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
         want = reference(model, {"x": x})[0]
         for got in (evaluate(trace_node(model), {"x": x})[0], hasten.compile(model, threads=1, host_ops=False)(x)):

@@ -27,8 +27,19 @@ class Grower:
 
     def __init__(self, rng: np.random.Generator, features: int, modes: list[str], missing: bool = False):
         self.rng, self.features, self.modes, self.missing = rng, features, modes, missing
-        self.t: dict[str, list[Any]] = {k: [] for k in ("treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids",
-                                                        "missing_value_tracks_true")}  # fmt: skip
+        self.t: dict[str, list[Any]] = {
+            k: []
+            for k in (
+                "treeids",
+                "nodeids",
+                "featureids",
+                "values",
+                "modes",
+                "truenodeids",
+                "falsenodeids",
+                "missing_value_tracks_true",
+            )
+        }
         self.leaves: list[tuple[int, int]] = []
 
     def grow(self, tree: int, depth: int) -> None:
@@ -39,9 +50,16 @@ class Grower:
         at, number = len(self.t["treeids"]), self.count
         self.count += 1
         leaf = depth == 0 or (number > 0 and self.rng.random() < 0.2)
-        row = {"treeids": tree, "nodeids": number, "featureids": 0 if leaf else int(self.rng.integers(self.features)),
-               "values": 0.0 if leaf else float(self.rng.integers(-2, 3)), "modes": "LEAF" if leaf else str(self.rng.choice(self.modes)),
-               "truenodeids": 0, "falsenodeids": 0, "missing_value_tracks_true": int(self.missing and self.rng.random() < 0.5)}  # fmt: skip
+        row = {
+            "treeids": tree,
+            "nodeids": number,
+            "featureids": 0 if leaf else int(self.rng.integers(self.features)),
+            "values": 0.0 if leaf else float(self.rng.integers(-2, 3)),
+            "modes": "LEAF" if leaf else str(self.rng.choice(self.modes)),
+            "truenodeids": 0,
+            "falsenodeids": 0,
+            "missing_value_tracks_true": int(self.missing and self.rng.random() < 0.5),
+        }
         for name, value in row.items():
             self.t[name].append(value)
         if leaf:
@@ -55,17 +73,23 @@ class Grower:
         """Attributes with the weights (tree, node, target, weight)."""
         columns = list(zip(*entries, strict=True))
         names = ("treeids", "nodeids", "ids", "weights")
-        return {f"nodes_{k}": v for k, v in self.t.items()} | {f"{kind}_{n}": list(c) for n, c in zip(names, columns, strict=True)}
+        return {f"nodes_{k}": v for k, v in self.t.items()} | {
+            f"{kind}_{n}": list(c) for n, c in zip(names, columns, strict=True)
+        }
 
 
 def model_of(op: str, x: np.ndarray, outputs: int, version: int = 3, **attributes: Any) -> onnx.ModelProto:
     node = helper.make_node(op, ["x"], [f"y{k}" for k in range(outputs)], domain=ML, **attributes)
     dt = helper.np_dtype_to_tensor_dtype(x.dtype)
     shape = ["n", *x.shape[1:]] if x.ndim > 1 else list(x.shape)
-    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", dt, shape)], [onnx.ValueInfoProto(name=n) for n in node.output])
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info("x", dt, shape)], [onnx.ValueInfoProto(name=n) for n in node.output]
+    )
     opsets = [helper.make_opsetid(ML, version), helper.make_opsetid("", 21)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    for o, kind in zip(model.graph.output, [TensorProto.INT64, TensorProto.FLOAT] if outputs == 2 else [TensorProto.FLOAT], strict=True):
+    for o, kind in zip(
+        model.graph.output, [TensorProto.INT64, TensorProto.FLOAT] if outputs == 2 else [TensorProto.FLOAT], strict=True
+    ):
         o.type.tensor_type.elem_type = kind
     return model
 
@@ -110,7 +134,9 @@ def test_modes(rng: np.random.Generator, modes: list[str], dtype: str) -> None:
     check(model_of("TreeEnsembleRegressor", x, 1, n_targets=1, **g.attributes("target", entries)), x)
 
 
-AGGREGATES = list(itertools.product(("SUM", "AVERAGE", "MIN", "MAX"), (1, 3), ("NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO")))
+AGGREGATES = list(
+    itertools.product(("SUM", "AVERAGE", "MIN", "MAX"), (1, 3), ("NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO"))
+)
 
 
 @pytest.mark.parametrize(("function", "targets", "transform"), AGGREGATES)
@@ -121,7 +147,18 @@ def test_regressor(rng: np.random.Generator, function: str, targets: int, transf
     entries = [(t, n, t % targets if base else int(rng.integers(targets)), float(rng.normal())) for t, n in g.leaves]
     x = rows(rng, 21, 5)
     attributes = g.attributes("target", entries) | ({"base_values": base} if base else {})
-    check(model_of("TreeEnsembleRegressor", x, 1, n_targets=targets, aggregate_function=function, post_transform=transform, **attributes), x)
+    check(
+        model_of(
+            "TreeEnsembleRegressor",
+            x,
+            1,
+            n_targets=targets,
+            aggregate_function=function,
+            post_transform=transform,
+            **attributes,
+        ),
+        x,
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int32"])
@@ -135,7 +172,17 @@ def test_classifier(rng: np.random.Generator, dense: bool, dtype: str) -> None:
         entries = [(t, n, t % classes, float(rng.normal())) for t, n in g.leaves]
     x = rows(rng, 70, 5, dtype)
     labels = (np.arange(classes) if rng.random() < 0.5 else rng.permutation(classes) * 7).tolist()
-    check(model_of("TreeEnsembleClassifier", x, 2, classlabels_int64s=labels, post_transform="SOFTMAX", **g.attributes("class", entries)), x)
+    check(
+        model_of(
+            "TreeEnsembleClassifier",
+            x,
+            2,
+            classlabels_int64s=labels,
+            post_transform="SOFTMAX",
+            **g.attributes("class", entries),
+        ),
+        x,
+    )
 
 
 def test_classes_without_score(rng: np.random.Generator) -> None:
@@ -143,10 +190,14 @@ def test_classes_without_score(rng: np.random.Generator) -> None:
     g = grown(rng, 3, ["BRANCH_LT"])
     entries = [(t, n, int(rng.integers(5)), -float(rng.random())) for t, n in g.leaves]
     x = rows(rng, 100, 5)
-    check(model_of("TreeEnsembleClassifier", x, 2, classlabels_int64s=list(range(5)), **g.attributes("class", entries)), x)
+    check(
+        model_of("TreeEnsembleClassifier", x, 2, classlabels_int64s=list(range(5)), **g.attributes("class", entries)), x
+    )
 
 
-BINARY = list(itertools.product(("one", "zero", "both", "either"), (0, 1, 2), ("NONE", "LOGISTIC", "SOFTMAX"), (True, False)))
+BINARY = list(
+    itertools.product(("one", "zero", "both", "either"), (0, 1, 2), ("NONE", "LOGISTIC", "SOFTMAX"), (True, False))
+)
 
 
 @pytest.mark.parametrize(("kind", "base", "transform", "positive"), BINARY)
@@ -160,7 +211,9 @@ def test_binary(rng: np.random.Generator, kind: str, base: int, transform: str, 
         entries += [(t, n, c, float(rng.random() / 3 if positive else rng.normal())) for c in chosen]
     x = rows(rng, 40, 5)
     attributes = g.attributes("class", entries) | ({"base_values": [0.25, -0.5][:base]} if base else {})
-    check(model_of("TreeEnsembleClassifier", x, 2, classlabels_int64s=[3, 8], post_transform=transform, **attributes), x)
+    check(
+        model_of("TreeEnsembleClassifier", x, 2, classlabels_int64s=[3, 8], post_transform=transform, **attributes), x
+    )
 
 
 def test_ensemble_of_links(rng: np.random.Generator) -> None:
@@ -170,27 +223,51 @@ def test_ensemble_of_links(rng: np.random.Generator) -> None:
         x = rows(rng, 30, 3, dtype)
         x[0, 0] = np.nan
         model = model_of(
-            "TreeEnsemble", x, 1, 5, n_targets=2, aggregate_function=1, post_transform=0, tree_roots=[0, 2], nodes_featureids=[0, 1, 2],
-            nodes_splits=tensor(np.array([0, 0.5, 0], dtype)), nodes_modes=tensor(np.array([6, 0, 6], np.uint8)), nodes_truenodeids=[1, 0, 3],
-            nodes_trueleafs=[0, 1, 1], nodes_falsenodeids=[2, 1, 0], nodes_falseleafs=[1, 1, 1], nodes_missing_value_tracks_true=[1, 0, 0],
-            leaf_targetids=[0, 1, 0, 1], leaf_weights=tensor(np.array([5.0, 12.0, -12.0, 1.5], dtype)),
+            "TreeEnsemble",
+            x,
+            1,
+            5,
+            n_targets=2,
+            aggregate_function=1,
+            post_transform=0,
+            tree_roots=[0, 2],
+            nodes_featureids=[0, 1, 2],
+            nodes_splits=tensor(np.array([0, 0.5, 0], dtype)),
+            nodes_modes=tensor(np.array([6, 0, 6], np.uint8)),
+            nodes_truenodeids=[1, 0, 3],
+            nodes_trueleafs=[0, 1, 1],
+            nodes_falsenodeids=[2, 1, 0],
+            nodes_falseleafs=[1, 1, 1],
+            nodes_missing_value_tracks_true=[1, 0, 0],
+            leaf_targetids=[0, 1, 0, 1],
+            leaf_weights=tensor(np.array([5.0, 12.0, -12.0, 1.5], dtype)),
             membership_values=tensor(np.array([1.0, 2.0, -3.0, np.nan, 0.0, 1.0], dtype)),
-        )  # fmt: skip
+        )
         model.graph.output[0].type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         first = np.where(np.isin(x[:, 0], [1, 2, -3]) | np.isnan(x[:, 0]), np.where(x[:, 1] <= 0.5, 0, 1), 2)
         second = np.where(np.isin(x[:, 2], [0, 1]), 3, 0)
         want = np.zeros((30, 2), dtype)
         for leaf in (first, second):
-            np.add.at(want, (np.arange(30), np.array([0, 1, 0, 1])[leaf]), np.array([5.0, 12.0, -12.0, 1.5], dtype)[leaf])
+            np.add.at(
+                want, (np.arange(30), np.array([0, 1, 0, 1])[leaf]), np.array([5.0, 12.0, -12.0, 1.5], dtype)[leaf]
+            )
         compare(evaluate(trace_node(model), {"x": x}), [want])
         compare(list(hasten.compile(model, threads=1, host_ops=False).run({"x": x}).values()), [want])
 
 
 SOUND: dict[str, list[Any]] = {
-    "nodes_treeids": [0, 0, 0], "nodes_nodeids": [0, 1, 2], "nodes_featureids": [0, 0, 0], "nodes_values": [0.5, 0.0, 0.0],
-    "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF"], "nodes_truenodeids": [1, 0, 0], "nodes_falsenodeids": [2, 0, 0],
-    "target_treeids": [0, 0], "target_nodeids": [1, 2], "target_ids": [0, 0], "target_weights": [1.0, 2.0],
-}  # fmt: skip
+    "nodes_treeids": [0, 0, 0],
+    "nodes_nodeids": [0, 1, 2],
+    "nodes_featureids": [0, 0, 0],
+    "nodes_values": [0.5, 0.0, 0.0],
+    "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF"],
+    "nodes_truenodeids": [1, 0, 0],
+    "nodes_falsenodeids": [2, 0, 0],
+    "target_treeids": [0, 0],
+    "target_nodeids": [1, 2],
+    "target_ids": [0, 0],
+    "target_weights": [1.0, 2.0],
+}
 BROKEN: dict[str, dict[str, list[Any]]] = {
     "does not exist": {"nodes_truenodeids": [7, 0, 0]},
     "endless": {"nodes_truenodeids": [0, 0, 0]},
@@ -202,7 +279,7 @@ BROKEN: dict[str, dict[str, list[Any]]] = {
     "unknown mode": {"nodes_modes": ["BRANCH_NEAR", "LEAF", "LEAF"]},
     "defined twice": {"nodes_nodeids": [0, 1, 1]},
     "no tree": {name: [] for name in SOUND},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("message", BROKEN)
@@ -215,7 +292,9 @@ def test_damaged_trees(message: str) -> None:
 
 
 @pytest.mark.models
-@pytest.mark.parametrize(("name", "table"), [("tab_rf_digits", "tab_digits_256"), ("tab_xgb_movielens", "tab_movielens_2048")])
+@pytest.mark.parametrize(
+    ("name", "table"), [("tab_rf_digits", "tab_digits_256"), ("tab_xgb_movielens", "tab_movielens_2048")]
+)
 def test_real_models(data: Path, name: str, table: str) -> None:
     """Labels are those of ONNX Runtime, for any number of rows and threads."""
     model = onnx.load(data / "models" / f"{name}.onnx")

@@ -17,9 +17,14 @@ from hasten.base.errors import ModelError
 
 LESS, EQUAL, GREATER, UNORDERED = 1, 2, 4, 8
 ACCEPT = {
-    "BRANCH_LEQ": LESS | EQUAL, "BRANCH_LT": LESS, "BRANCH_GTE": GREATER | EQUAL, "BRANCH_GT": GREATER, "BRANCH_EQ": EQUAL,
-    "BRANCH_NEQ": LESS | GREATER | UNORDERED, "BRANCH_MEMBER": EQUAL,
-}  # fmt: skip
+    "BRANCH_LEQ": LESS | EQUAL,
+    "BRANCH_LT": LESS,
+    "BRANCH_GTE": GREATER | EQUAL,
+    "BRANCH_GT": GREATER,
+    "BRANCH_EQ": EQUAL,
+    "BRANCH_NEQ": LESS | GREATER | UNORDERED,
+    "BRANCH_MEMBER": EQUAL,
+}
 MODES = tuple(ACCEPT)  # as numbered by TreeEnsemble
 MAX_NODES = 1 << 26  # child offsets in bytes fit 31 bits
 DENSE_LIMIT = 64  # most targets for which every leaf stores a whole row of weights
@@ -58,7 +63,9 @@ class Forest:
             raise ModelError(f"{where}: the number of a feature is negative or too large")
         bad = (self.weight_target < 0) | (self.weight_target >= targets)
         if bad.any():
-            raise ModelError(f"{where}: a leaf gives weight to target {int(self.weight_target[bad][0])}, there are {targets}")
+            raise ModelError(
+                f"{where}: a leaf gives weight to target {int(self.weight_target[bad][0])}, there are {targets}"
+            )
         if not self._acyclic():
             raise ModelError(f"{where}: a path through a tree is endless")
         return self
@@ -98,16 +105,38 @@ def _padded(values: Sequence[int] | None, count: int) -> Array:
     return np.concatenate([given, np.zeros(count - len(given), np.int64)])
 
 
-def from_tables(where: str, tree: Sequence[int], node: Sequence[int], feature: Sequence[int], threshold: Array, modes: Sequence[Any],
-                true: Sequence[int], false: Sequence[int], missing: Sequence[int] | None, weight_tree: Sequence[int],
-                weight_node: Sequence[int], target: Sequence[int], weight: Array) -> Forest:  # fmt: skip
+def from_tables(
+    where: str,
+    tree: Sequence[int],
+    node: Sequence[int],
+    feature: Sequence[int],
+    threshold: Array,
+    modes: Sequence[Any],
+    true: Sequence[int],
+    false: Sequence[int],
+    missing: Sequence[int] | None,
+    weight_tree: Sequence[int],
+    weight_node: Sequence[int],
+    target: Sequence[int],
+    weight: Array,
+) -> Forest:
     """The tables of TreeEnsembleClassifier and TreeEnsembleRegressor: nodes are named by tree and number."""
     names = [m.decode() if isinstance(m, bytes) else str(m) for m in modes]
-    t = {"tree": np.asarray(tree, np.int64), "node": np.asarray(node, np.int64), "feature": np.asarray(feature, np.int64),
-         "threshold": np.asarray(threshold), "mode": np.asarray(names), "true": np.asarray(true, np.int64),
-         "false": np.asarray(false, np.int64)}  # fmt: skip
-    w = {"tree of weights": np.asarray(weight_tree, np.int64), "node of weights": np.asarray(weight_node, np.int64),
-         "target": np.asarray(target, np.int64), "weight": np.asarray(weight)}  # fmt: skip
+    t = {
+        "tree": np.asarray(tree, np.int64),
+        "node": np.asarray(node, np.int64),
+        "feature": np.asarray(feature, np.int64),
+        "threshold": np.asarray(threshold),
+        "mode": np.asarray(names),
+        "true": np.asarray(true, np.int64),
+        "false": np.asarray(false, np.int64),
+    }
+    w = {
+        "tree of weights": np.asarray(weight_tree, np.int64),
+        "node of weights": np.asarray(weight_node, np.int64),
+        "target": np.asarray(target, np.int64),
+        "weight": np.asarray(weight),
+    }
     one_length(where, t)
     one_length(where, w)
     unknown = set(names) - set(ACCEPT) - {"LEAF"}
@@ -121,13 +150,25 @@ def from_tables(where: str, tree: Sequence[int], node: Sequence[int], feature: S
         child = own.copy()
         child[~leaf] = find(t["tree"][~leaf], t[side][~leaf], f"{side} child")
         children.append(child)
-    accept = np.array([ACCEPT.get(m, 0) for m in names], np.int64) | np.where(_padded(missing, len(leaf)) != 0, UNORDERED, 0)
+    accept = np.array([ACCEPT.get(m, 0) for m in names], np.int64) | np.where(
+        _padded(missing, len(leaf)) != 0, UNORDERED, 0
+    )
     starts = np.ones(len(leaf), bool)
     starts[1:] = t["tree"][1:] != t["tree"][:-1]
     weighted = find(w["tree of weights"], w["node of weights"], "leaf with weights")
     keep = leaf[weighted]
-    return Forest(t["threshold"], np.where(leaf, 0, t["feature"]), np.where(leaf, 0, accept), children[0], children[1], leaf,
-                  np.flatnonzero(starts), weighted[keep], w["target"][keep], w["weight"][keep])  # fmt: skip
+    return Forest(
+        t["threshold"],
+        np.where(leaf, 0, t["feature"]),
+        np.where(leaf, 0, accept),
+        children[0],
+        children[1],
+        leaf,
+        np.flatnonzero(starts),
+        weighted[keep],
+        w["target"][keep],
+        w["weight"][keep],
+    )
 
 
 class _Finder:
@@ -161,13 +202,31 @@ class _Finder:
         return self.order[at].astype(np.int64)
 
 
-def from_links(where: str, roots: Sequence[int], feature: Sequence[int], threshold: Array, modes: Array, true: Sequence[int],
-               true_leaf: Sequence[int], false: Sequence[int], false_leaf: Sequence[int], missing: Sequence[int] | None,
-               target: Sequence[int], weight: Array, members: Array | None) -> Forest:  # fmt: skip
+def from_links(
+    where: str,
+    roots: Sequence[int],
+    feature: Sequence[int],
+    threshold: Array,
+    modes: Array,
+    true: Sequence[int],
+    true_leaf: Sequence[int],
+    false: Sequence[int],
+    false_leaf: Sequence[int],
+    missing: Sequence[int] | None,
+    target: Sequence[int],
+    weight: Array,
+    members: Array | None,
+) -> Forest:
     """The tables of TreeEnsemble: inner nodes and leaves are numbered apart; sets of members follow each other, parted by NaN."""
-    t = {"feature": np.asarray(feature, np.int64), "threshold": np.asarray(threshold).reshape(-1), "mode": np.asarray(modes).reshape(-1).astype(np.int64),
-         "true": np.asarray(true, np.int64), "trueleaf": np.asarray(true_leaf, np.int64),
-         "false": np.asarray(false, np.int64), "falseleaf": np.asarray(false_leaf, np.int64)}  # fmt: skip
+    t = {
+        "feature": np.asarray(feature, np.int64),
+        "threshold": np.asarray(threshold).reshape(-1),
+        "mode": np.asarray(modes).reshape(-1).astype(np.int64),
+        "true": np.asarray(true, np.int64),
+        "trueleaf": np.asarray(true_leaf, np.int64),
+        "false": np.asarray(false, np.int64),
+        "falseleaf": np.asarray(false_leaf, np.int64),
+    }
     w = {"target": np.asarray(target, np.int64), "weight": np.asarray(weight).reshape(-1)}
     one_length(where, t)
     one_length(where, w)
@@ -184,13 +243,21 @@ def from_links(where: str, roots: Sequence[int], feature: Sequence[int], thresho
     start = np.asarray(roots, np.int64)
     if ((start < 0) | (start >= inner)).any():
         raise ModelError(f"{where}: a root does not exist")
-    accept = np.array([ACCEPT[m] for m in MODES], np.int64)[t["mode"]] | np.where(_padded(missing, inner) != 0, UNORDERED, 0)
+    accept = np.array([ACCEPT[m] for m in MODES], np.int64)[t["mode"]] | np.where(
+        _padded(missing, inner) != 0, UNORDERED, 0
+    )
     forest = Forest(
-        np.concatenate([t["threshold"], np.zeros(leaves, t["threshold"].dtype)]), np.concatenate([t["feature"], np.zeros(leaves, np.int64)]),
-        np.concatenate([accept, np.zeros(leaves, np.int64)]), np.concatenate([children[0], inner + np.arange(leaves)]),
-        np.concatenate([children[1], inner + np.arange(leaves)]), np.arange(inner + leaves) >= inner, start,
-        inner + np.arange(leaves), w["target"], w["weight"],
-    )  # fmt: skip
+        np.concatenate([t["threshold"], np.zeros(leaves, t["threshold"].dtype)]),
+        np.concatenate([t["feature"], np.zeros(leaves, np.int64)]),
+        np.concatenate([accept, np.zeros(leaves, np.int64)]),
+        np.concatenate([children[0], inner + np.arange(leaves)]),
+        np.concatenate([children[1], inner + np.arange(leaves)]),
+        np.arange(inner + leaves) >= inner,
+        start,
+        inner + np.arange(leaves),
+        w["target"],
+        w["weight"],
+    )
     return _spread_members(where, forest, np.flatnonzero(t["mode"] == MODES.index("BRANCH_MEMBER")), members)
 
 
@@ -217,12 +284,27 @@ def _spread_members(where: str, forest: Forest, nodes: Array, members: Array | N
             if n + 1 < len(values):
                 false[at] = len(feature)
                 at = len(feature)
-                for column, value in ((threshold, 0.0), (feature, feature[k]), (accept, accept[k]), (true, true[k]), (false, outside)):
+                for column, value in (
+                    (threshold, 0.0),
+                    (feature, feature[k]),
+                    (accept, accept[k]),
+                    (true, true[k]),
+                    (false, outside),
+                ):
                     column.append(value)
     more = len(feature) - len(forest.leaf)
-    return Forest(np.array(threshold, forest.threshold.dtype), np.array(feature, np.int64), np.array(accept, np.int64), np.array(true, np.int64),
-                  np.array(false, np.int64), np.concatenate([forest.leaf, np.zeros(more, bool)]), forest.roots, forest.weight_node,
-                  forest.weight_target, forest.weight)  # fmt: skip
+    return Forest(
+        np.array(threshold, forest.threshold.dtype),
+        np.array(feature, np.int64),
+        np.array(accept, np.int64),
+        np.array(true, np.int64),
+        np.array(false, np.int64),
+        np.concatenate([forest.leaf, np.zeros(more, bool)]),
+        forest.roots,
+        forest.weight_node,
+        forest.weight_target,
+        forest.weight,
+    )
 
 
 # --- packing ------------------------------------------------------------------------------------------------------------
@@ -288,5 +370,13 @@ def pack(forest: Forest, targets: int, value: str, neutral: float) -> Packed:
     nodes[:, words + 2] = forest.false * size
     levels = int(np.log2(max(2, count / max(1, len(forest.roots))))) + 1
     weights, starts, columns = (t if t.size else np.zeros(1, t.dtype) for t in (weights, starts, columns))
-    return Packed(form, nodes, (forest.roots * size).astype(np.int32), weights, starts, columns,
-                  -1 if len(kinds) > 1 else int(kinds.sum()), levels)  # fmt: skip
+    return Packed(
+        form,
+        nodes,
+        (forest.roots * size).astype(np.int32),
+        weights,
+        starts,
+        columns,
+        -1 if len(kinds) > 1 else int(kinds.sum()),
+        levels,
+    )

@@ -25,7 +25,24 @@ LANES = 8
 BLOCK = 64  # rows that pass through one tree after another
 FEATURE_BITS = 27
 # LLVM's comparisons, by the set of results for which they hold (bits of kernels.forest: less, equal, greater, unordered)
-PREDICATES = ("false", "olt", "oeq", "ole", "ogt", "one", "oge", "ord", "uno", "ult", "ueq", "ule", "ugt", "une", "uge", "true")
+PREDICATES = (
+    "false",
+    "olt",
+    "oeq",
+    "ole",
+    "ogt",
+    "one",
+    "oge",
+    "ord",
+    "uno",
+    "ult",
+    "ueq",
+    "ule",
+    "ugt",
+    "une",
+    "uge",
+    "true",
+)
 AGGREGATES = ("SUM", "MIN", "MAX")
 INITIAL = {"SUM": 0.0, "MIN": float("inf"), "MAX": float("-inf")}
 
@@ -164,7 +181,9 @@ class TreeSpec(KernelSpec):
 
         if self.accept >= 0:
             return holds(self.accept)
-        relation = f.select(holds(1), f.const("i32", 1), f.select(holds(2), f.const("i32", 2), f.select(holds(4), f.const("i32", 4), 8)))
+        relation = f.select(
+            holds(1), f.const("i32", 1), f.select(holds(2), f.const("i32", 2), f.select(holds(4), f.const("i32", 4), 8))
+        )
         return (code.lshr(FEATURE_BITS) & relation).ne(0)
 
     # --- leaves -----------------------------------------------------------------------------------------------------------
@@ -219,7 +238,9 @@ class TreeSpec(KernelSpec):
             with f.loop(first, last) as e:
                 column = f.cast(f.load("i32", f.at(k.arg["in5"], e, 4)), "i64")
                 target = self._result(k, row, column)
-                f.store(self._fold(f, f.load(self._type, target), f.load(self._type, f.at(k.arg["in3"], e, size))), target)
+                f.store(
+                    self._fold(f, f.load(self._type, target), f.load(self._type, f.at(k.arg["in3"], e, size))), target
+                )
 
     def _fold(self, f: Function, total: V, weight: V) -> V:
         if self.aggregate == "SUM":

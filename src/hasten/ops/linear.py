@@ -32,7 +32,10 @@ def table_of(node: Node, name: str, rows: int, columns: int | None = None) -> np
     """A float attribute as a matrix. Raises ModelError where it has not as many values."""
     values = np.asarray(node.attr(name, None) or [], np.float32)
     if rows < 1 or values.size % rows or values.size == 0 or (columns is not None and values.size != rows * columns):
-        raise ModelError(f"{node}: {name} has {values.size} values, which do not make {rows} rows" + (f" of {columns}" if columns else ""))
+        raise ModelError(
+            f"{node}: {name} has {values.size} values, which do not make {rows} rows"
+            + (f" of {columns}" if columns else "")
+        )
     return values.reshape(rows, -1)
 
 
@@ -166,7 +169,9 @@ def _svc(cx: Context, node: Node, x: Tensor, labels: Labels, counts: list[int]) 
     classes, total = labels.count, sum(counts)
     if len(counts) != classes or min(counts) < 0:
         raise ModelError(f"{node}: vectors_per_class is {counts} for {classes} classes")
-    coefficients = table_of(node, "coefficients", classes - 1, total) if classes > 1 else np.zeros((1, total), np.float32)
+    coefficients = (
+        table_of(node, "coefficients", classes - 1, total) if classes > 1 else np.zeros((1, total), np.float32)
+    )
     pairs = list(itertools.combinations(range(classes), 2))
     rho, starts = node.attr("rho", None) or [], np.cumsum([0, *counts])
     if len(rho) < len(pairs):

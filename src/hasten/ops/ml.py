@@ -58,7 +58,9 @@ def normalizer(cx: Context, node: Node, x: Tensor) -> Tensor:
         return E.select(n.eq(0.0), e, e / n)
 
     kind = "max" if norm == "MAX" else "sum"
-    return cx.nest("float32", x.shape[:-1], x.shape[-1:], [Stage("n", kind, part)], final, x.shape, lambda o, r: (*o, *r))
+    return cx.nest(
+        "float32", x.shape[:-1], x.shape[-1:], [Stage("n", kind, part)], final, x.shape, lambda o, r: (*o, *r)
+    )
 
 
 @operator("Binarizer", domain=ML)
@@ -143,7 +145,7 @@ class Lookup:
 
     def __init__(self, cx: Context, keys: np.ndarray, dtype: str):
         self.cx, self.dtype, self.kind = cx, dtype, dtypes.compute_type(dtype)
-        last = {(None if k != k else k): n for n, k in enumerate(keys.tolist())}  # a repeated key: the last one
+        last: dict[Any, int] = {(None if k != k else k): n for n, k in enumerate(keys.tolist())}  # a repeated key: the last one
         self.missing = last.pop(None, None)  # where NaN is
         self.keys = sorted(last)
         self.order = [last[k] for k in self.keys]

@@ -76,8 +76,10 @@ def transformed(cx: Context, scores: Tensor, transform: str, dtype: str = "float
             value = E.select(NEAR_ZERO < op("abs", e), value, e * op("exp", -p["max"]))
         return E.cast(value / p["sum"], dtype)
 
-    stages = [Stage("max", "max", lambda o, r, p: scores.at((*o, *r))),
-              Stage("sum", "sum", lambda o, r, p: part(scores.at((*o, *r)), p["max"]))]  # fmt: skip
+    stages = [
+        Stage("max", "max", lambda o, r, p: scores.at((*o, *r))),
+        Stage("sum", "sum", lambda o, r, p: part(scores.at((*o, *r)), p["max"])),
+    ]
     return cx.nest(dtype, scores.shape[:1], scores.shape[1:], stages, final, scores.shape, lambda o, r: (*o, *r))
 
 
@@ -108,7 +110,9 @@ class Labels:
         import onnx
 
         names = list(range(len(self.strings)))
-        node = onnx.helper.make_node("LabelEncoder", ["x"], ["y"], domain=ML, keys_int64s=names, values_strings=self.strings)
+        node = onnx.helper.make_node(
+            "LabelEncoder", ["x"], ["y"], domain=ML, keys_int64s=names, values_strings=self.strings
+        )
         graph = onnx.helper.make_graph([node], "host", [onnx.ValueInfoProto(name="x")], [onnx.ValueInfoProto(name="y")])
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(ML, 4)])
         call = HostCall(f"labels of {self.node}", "LabelEncoder", model.SerializeToString(), [classes])
@@ -124,7 +128,13 @@ def best_class(cx: Context, scores: Tensor, known: Callable[[Index, Index], Expr
         e = scores.at((*o, *r))
         return e if known is None else E.select(known(o, r), e, float("-inf"))
 
-    return cx.nest("int64", scores.shape[:1], scores.shape[1:], [Stage("best", "argmax", lambda o, r, p: score(o, r))], lambda o, p: p["best"])
+    return cx.nest(
+        "int64",
+        scores.shape[:1],
+        scores.shape[1:],
+        [Stage("best", "argmax", lambda o, r, p: score(o, r))],
+        lambda o, p: p["best"],
+    )
 
 
 def pair(cx: Context, n: Any, fn: Callable[[Index], tuple[Expr, Expr]]) -> Tensor:

@@ -48,7 +48,9 @@ class TracedSequence(Held):
     def __init__(self, items: Sequence[Value], dtype: str = ""):
         self.items = list(items)
         self.element = dtype or (_element(self.items[0]) if self.items else "float32")
-        super().__init__(f"sequence({self.element})", "SequenceConstruct" if self.items else "SequenceEmpty", self.items)
+        super().__init__(
+            f"sequence({self.element})", "SequenceConstruct" if self.items else "SequenceEmpty", self.items
+        )
 
 
 class TracedOptional(Held):
@@ -70,7 +72,9 @@ def _payload(op: str, count: int) -> bytes:
 
     names = [f"x{k}" for k in range(count)]
     node = onnx.helper.make_node(op, names, ["y"])
-    graph = onnx.helper.make_graph([node], "host", [onnx.ValueInfoProto(name=n) for n in names], [onnx.ValueInfoProto(name="y")])
+    graph = onnx.helper.make_graph(
+        [node], "host", [onnx.ValueInfoProto(name=n) for n in names], [onnx.ValueInfoProto(name="y")]
+    )
     return onnx.helper.make_model(graph).SerializeToString()
 
 
@@ -78,7 +82,9 @@ def items_of(node: Node, value: Value) -> list[Value]:
     """The elements of a sequence. Raises NoNative where only the run knows them."""
     if isinstance(value, TracedSequence):
         return value.items
-    raise NoNative(f"{node.op_type} of {value.kind if isinstance(value, Object) else value}, whose elements are known at run time only")
+    raise NoNative(
+        f"{node.op_type} of {value.kind if isinstance(value, Object) else value}, whose elements are known at run time only"
+    )
 
 
 def _position(cx: Context, node: Node, position: Value | None, count: int, default: int) -> int:
@@ -137,13 +143,19 @@ def _chosen(cx: Context, items: list[Value], position: Tensor) -> Tensor:
 
 
 @operator("SequenceInsert")
-def sequence_insert(cx: Context, node: Node, sequence: Value, value: Value, position: Value | None = None) -> TracedSequence:
+def sequence_insert(
+    cx: Context, node: Node, sequence: Value, value: Value, position: Value | None = None
+) -> TracedSequence:
     items = list(items_of(node, sequence))
     if items and _element(items[0]) != _element(value):
         raise ModelError(f"{node}: {value} does not fit into a {sequence}")
     at = len(items)
     if position is not None:
-        at = _position(cx, node, position, len(items) + 1, at) if not _negative(cx, position) else _position(cx, node, position, len(items), at)
+        at = (
+            _position(cx, node, position, len(items) + 1, at)
+            if not _negative(cx, position)
+            else _position(cx, node, position, len(items), at)
+        )
     items.insert(at, value)
     return TracedSequence(items)
 
@@ -236,7 +248,11 @@ def optional(cx: Context, node: Node, value: Value | None = None) -> TracedOptio
 def optional_has_element(cx: Context, node: Node, value: Value | None = None) -> Tensor:
     if isinstance(value, TracedOptional):
         value = value.value
-    elif isinstance(value, Object) and not isinstance(value, TracedSequence) and not value.kind.startswith(("tensor", "sequence")):
+    elif (
+        isinstance(value, Object)
+        and not isinstance(value, TracedSequence)
+        and not value.kind.startswith(("tensor", "sequence"))
+    ):
         raise NoNative("whether there is an element is known at run time only")
     return cx.const(np.array(value is not None))
 
@@ -250,5 +266,3 @@ def optional_get_element(cx: Context, node: Node, value: Value) -> Value:
     if isinstance(value, (Tensor, TracedSequence)) or value.kind.startswith(("tensor", "sequence")):
         return value
     raise NoNative("whether there is an element is known at run time only")
-
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 
 from hasten.base.dims import DimLike
@@ -90,10 +89,13 @@ class _Pool:
             fits = (E.index(start) + (n - 1) * step < E.index(size)) & (0 < n) & (~single | E.index(skip).eq(0))
             for k in range(self.longest):
                 wanted = (E.index(k) < n) & fits
-                value = E.cast(cx.load(rows, (o[0], start + k * (skip + 1)), wanted & (E.index(start + k * (skip + 1)) < E.index(size))), "int64")
+                value = E.cast(
+                    cx.load(
+                        rows, (o[0], start + k * (skip + 1)), wanted & (E.index(start + k * (skip + 1)) < E.index(size))
+                    ),
+                    "int64",
+                )
                 fits = fits & (~(E.index(k) < n) | value.eq(gram.at((o[1], k))))
             return E.cast(fits, "float32")
 
         return cx.reduce("sum", "float32", (rows.shape[0], self.width), (self.skips + 1, size), hit)
-
-

@@ -47,11 +47,20 @@ def floats(node: Node, name: str) -> np.ndarray:
 def read_forest(node: Node, kind: str) -> Forest:
     """The attributes of TreeEnsembleClassifier (kind "class") or TreeEnsembleRegressor ("target")."""
     return from_tables(
-        str(node), node.attr("nodes_treeids", []), node.attr("nodes_nodeids", []), node.attr("nodes_featureids", []), floats(node, "nodes_values"),
-        node.attr("nodes_modes", []), node.attr("nodes_truenodeids", []), node.attr("nodes_falsenodeids", []),
-        node.attr("nodes_missing_value_tracks_true", None), node.attr(f"{kind}_treeids", []), node.attr(f"{kind}_nodeids", []),
-        node.attr(f"{kind}_ids", []), floats(node, f"{kind}_weights"),
-    )  # fmt: skip
+        str(node),
+        node.attr("nodes_treeids", []),
+        node.attr("nodes_nodeids", []),
+        node.attr("nodes_featureids", []),
+        floats(node, "nodes_values"),
+        node.attr("nodes_modes", []),
+        node.attr("nodes_truenodeids", []),
+        node.attr("nodes_falsenodeids", []),
+        node.attr("nodes_missing_value_tracks_true", None),
+        node.attr(f"{kind}_treeids", []),
+        node.attr(f"{kind}_nodeids", []),
+        node.attr(f"{kind}_ids", []),
+        floats(node, f"{kind}_weights"),
+    )
 
 
 def aggregate(cx: Context, node: Node, x: Tensor, forest: Forest, targets: int, function: str) -> Tensor:
@@ -87,7 +96,9 @@ def with_base(cx: Context, scores: Tensor, base: Sequence[float]) -> Tensor:
 def regression(cx: Context, node: Node, x: Tensor, forest: Forest, targets: int, function: str, dtype: str) -> Tensor:
     """Targets [rows, targets]. Of a single target, only PROBIT is applied (as ONNX Runtime does)."""
     base = [float(v) for v in floats(node, "base_values")]
-    scores = with_base(cx, aggregate(cx, node, x, forest, targets, function), base if len(base) == targets else [0.0] * targets)
+    scores = with_base(
+        cx, aggregate(cx, node, x, forest, targets, function), base if len(base) == targets else [0.0] * targets
+    )
     transform = transform_of(node)
     if targets == 1 and transform != "PROBIT":
         return cx.map(scores.shape, dtype, lambda i: E.cast(scores.at(i), dtype)) if scores.dtype != dtype else scores
@@ -123,11 +134,20 @@ def tree_ensemble(cx: Context, node: Node, x: Tensor) -> Tensor:
         return array.astype(np.float32) if array.dtype.name == "float16" else array
 
     forest = from_links(
-        str(node), node.attr("tree_roots"), node.attr("nodes_featureids"), _needed(numbers("nodes_splits")), np.asarray(node.attr("nodes_modes")),
-        node.attr("nodes_truenodeids"), node.attr("nodes_trueleafs"), node.attr("nodes_falsenodeids"), node.attr("nodes_falseleafs"),
-        node.attr("nodes_missing_value_tracks_true", None), node.attr("leaf_targetids"), _needed(numbers("leaf_weights")),
+        str(node),
+        node.attr("tree_roots"),
+        node.attr("nodes_featureids"),
+        _needed(numbers("nodes_splits")),
+        np.asarray(node.attr("nodes_modes")),
+        node.attr("nodes_truenodeids"),
+        node.attr("nodes_trueleafs"),
+        node.attr("nodes_falsenodeids"),
+        node.attr("nodes_falseleafs"),
+        node.attr("nodes_missing_value_tracks_true", None),
+        node.attr("leaf_targetids"),
+        _needed(numbers("leaf_weights")),
         numbers("membership_values"),
-    )  # fmt: skip
+    )
     return regression(cx, node, rows_of(cx, node, x), forest, targets, FUNCTIONS[number], x.dtype)
 
 
@@ -197,10 +217,17 @@ def _coverage(node: Node, forest: Forest, classes: int) -> tuple[list[int], Fore
         return reached, forest, classes
     more = np.concatenate(extra, axis=1)
     grown = Forest(
-        forest.threshold, forest.feature, forest.accept, forest.true, forest.false, forest.leaf, forest.roots,
-        np.concatenate([forest.weight_node, more[1]]), np.concatenate([forest.weight_target, more[0]]),
+        forest.threshold,
+        forest.feature,
+        forest.accept,
+        forest.true,
+        forest.false,
+        forest.leaf,
+        forest.roots,
+        np.concatenate([forest.weight_node, more[1]]),
+        np.concatenate([forest.weight_target, more[0]]),
         np.concatenate([forest.weight, np.ones(more.shape[1], forest.weight.dtype)]),
-    )  # fmt: skip
+    )
     return reached, grown, targets
 
 
@@ -212,8 +239,9 @@ class _Weights:
         self.positive = bool((forest.weight >= 0).all())
 
 
-def _binary(cx: Context, total: Tensor, labels: Labels, base: list[float], transform: str, known: Any,
-            weights: _Weights) -> list[Any]:  # fmt: skip
+def _binary(
+    cx: Context, total: Tensor, labels: Labels, base: list[float], transform: str, known: Any, weights: _Weights
+) -> list[Any]:
     """One or two classes. A score for the first class only stands for the second one, too; the rules are those of ONNX Runtime."""
     n, two = total.shape[0], labels.count == 2
     single = two and weights.one_class  # all weights are for one class
@@ -238,7 +266,6 @@ def _binary(cx: Context, total: Tensor, labels: Labels, base: list[float], trans
             first = plus(first, 0)
             lone = E.select(known(i, 0), first, 0.0)
         return first, second, E.select(has, second, lone), has
-
 
     def spread(s: Expr) -> tuple[Expr, Expr]:
         """Both scores from a single one."""
@@ -270,4 +297,3 @@ def _binary(cx: Context, total: Tensor, labels: Labels, base: list[float], trans
         return [y, separate if always.value else pair(cx, n, alone)]
     lone = pair(cx, n, alone)
     return [y, cx.map((n, 2), "float32", lambda i: E.select(scores(i[:1])[3], separate.at(i), lone.at(i)))]
-

@@ -29,8 +29,14 @@ class CategoryMapper(OpRun):  # type: ignore[misc]
 
     op_domain = "ai.onnx.ml"
 
-    def _run(self, x: Any, cats_int64s: Sequence[int] = (), cats_strings: Sequence[str] = (), default_int64: int = -1,
-             default_string: str = "_Unused") -> tuple[Any, ...]:  # fmt: skip
+    def _run(
+        self,
+        x: Any,
+        cats_int64s: Sequence[int] = (),
+        cats_strings: Sequence[str] = (),
+        default_int64: int = -1,
+        default_string: str = "_Unused",
+    ) -> tuple[Any, ...]:
         flat: list[Any] = np.asarray(x).reshape(-1).tolist()
         if np.asarray(x).dtype.kind in "OUS":
             numbers = dict(zip(cats_strings, cats_int64s, strict=True))
@@ -44,7 +50,9 @@ class CastMap(OpRun):  # type: ignore[misc]
 
     op_domain = "ai.onnx.ml"
 
-    def _run(self, x: Mapping[int, Any], cast_to: str = "TO_FLOAT", map_form: str = "DENSE", max_map: int = 1) -> tuple[Any, ...]:
+    def _run(
+        self, x: Mapping[int, Any], cast_to: str = "TO_FLOAT", map_form: str = "DENSE", max_map: int = 1
+    ) -> tuple[Any, ...]:
         kind = CASTS[cast_to]
         row: list[Any] = [x[k] for k in sorted(x)]
         if map_form == "SPARSE":
