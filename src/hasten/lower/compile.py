@@ -48,8 +48,9 @@ def lower_model(traced: Traced, isa: Isa, threads: int, precision: str) -> tuple
     for name, data in lowered.constants.items():
         program.constants.append(P.Constant(name, offset, data.size))
         offset += (data.size + 127) // 64 * 64
+    reasons = {node: reason for node, _, reason in traced.host}
     report = Report(isa.name, threads, precision, peak_memory=str(peak), kernels=len(lowered.kernels), constants_bytes=offset,
-                    host_ops=[f"{op} ({node}): {reason}" for node, op, reason in traced.host], nodes=lowered.report)  # fmt: skip
+                    host_ops=[f"{h.op} ({h.name}): {reasons.get(h.name, 'its result is no tensor')}" for h in program.host_ops], nodes=lowered.report)  # fmt: skip
     return program, lowered, report
 
 
