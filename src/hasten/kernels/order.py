@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from hasten.base import dtypes
-from hasten.codegen.builder import Function, V, bits_of
+from hasten.codegen.builder import Function, V, bits_of, vector
 from hasten.codegen.convert import load_value
 
 PAIR = 16  # bytes of a pair: key, index
@@ -17,17 +17,21 @@ PAIR = 16  # bytes of a pair: key, index
 
 def sort_key(f: Function, stored: str, p: V) -> V:
     """The key of the element of dtype `stored` at p."""
-    value = load_value(f, stored, p, 1)
     compute = dtypes.compute_type(stored)
-    kind = dtypes.dtype(compute).kind
-    if kind == "f":
-        bits = bits_of(value.type)
-        code = f.bitcast(value, f"i{bits}")
-        low = (1 << (bits - 1)) - 1
-        key = f.select((code & low).eq(0), 0, code ^ ((code >> (bits - 1)) & low))
-        return f.cast(f.select(value.is_nan(), low, key), "i64")
-    key = f.cast(value, "i64", signed=kind == "i")
+    if dtypes.is_float(compute):
+        return f.cast(float_keys(f, stored, p, 1), "i64")
+    key = f.cast(load_value(f, stored, p, 1), "i64", signed=not compute.startswith("u") and compute != "bool")
     return key ^ -(1 << 63) if compute == "uint64" else key
+
+
+def float_keys(f: Function, stored: str, p: V, lanes: int) -> V:
+    """The keys of consecutive floats at p, in integers of the width of their compute type."""
+    value = load_value(f, stored, p, lanes)
+    bits = bits_of(value.type)
+    code = f.bitcast(value, vector(f"i{bits}", lanes))
+    low = (1 << (bits - 1)) - 1
+    key = f.select((code & low).eq(0), 0, code ^ ((code >> (bits - 1)) & low))
+    return f.select(value.is_nan(), low, key)
 
 
 def keys_of(x: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 
 from hasten.base import dtypes
 from hasten.base.dims import DimLike, product
-from hasten.kernels.order import PAIR, heapify, keys_of, load_pair, sift_down, sort_heap, sort_key, store_pair
+from hasten.codegen.builder import V, Var
+from hasten.codegen.math_common import any_lane
+from hasten.kernels.order import PAIR, float_keys, heapify, keys_of, load_pair, sift_down, sort_heap, sort_key, store_pair
 from hasten.kernels.spec import Emission, KernelSpec
 
 
@@ -64,12 +67,17 @@ class TopKSpec(KernelSpec):
                 store_pair(f, heap, j, key(j), j)
             heapify(f, heap, count)
             worst = f.var("i64", load_pair(f, heap, 0)[0])
-            with f.loop(count, n) as j:
-                mine = key(j)
-                with f.when(mine > worst.get()):
+
+            def consider(j: V) -> None:
+                mine = key(j)  # noqa: B023
+                with f.when(mine > worst.get()):  # noqa: B023
                     store_pair(f, heap, 0, mine, j)
                     sift_down(f, heap, 0, count)
-                    worst.set(load_pair(f, heap, 0)[0])
+                    worst.set(load_pair(f, heap, 0)[0])  # noqa: B023
+
+            first = self._scan(k, source, count, worst, consider)
+            with f.loop(first, n) as j:
+                consider(j)
             sort_heap(f, heap, count)
             storage = dtypes.dtype(self.dtype).storage
             with f.loop(0, count) as j:
@@ -77,3 +85,20 @@ class TopKSpec(KernelSpec):
                 target = (outer * arg["k"] + j) * inner + column
                 f.store(f.load(storage, f.at(source, index * inner, size)), f.at(arg["out0"], target, size))
                 f.store(index, f.at(arg["out1"], target, 8))
+
+    def _scan(self, k: Emission, source: V, count: V, worst: Var, consider: Callable[[V], None]) -> V:
+        """Consider elements from `count` on, skipping vectors without a better one; gives where it stopped."""
+        f, n = k.f, k.arg["n"]
+        row = dtypes.dtype(self.dtype)
+        if not dtypes.is_float(self.dtype):
+            return count
+        bits = dtypes.dtype(row.compute).bits
+        lanes = k.isa.lanes(bits)
+        whole = f.select(k.arg["inner"].eq(1), (n - count).udiv(lanes) * lanes, 0) + count
+        with f.loop(count, whole, lanes) as j:
+            keys = float_keys(f, self.dtype, f.at(source, j, row.size), lanes)
+            limit = f.cast(worst.get(), f"i{bits}")
+            better = keys > limit if self.largest else ~keys > limit
+            with f.when(any_lane(f, better)), f.loop(j, j + lanes) as each:
+                consider(each)
+        return whole
