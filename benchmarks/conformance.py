@@ -276,25 +276,40 @@ def main() -> None:
     levels = args.isa or [level for level in LEVELS if level in isa.available()]
     names = [n for n in case_names() if re.search(args.match, n)]
     print(f"{len(names)} cases")
-    runs = {}
+    runs = {} if args.match else kept(onnx.__version__)
     for level in levels:
         for host_ops in (False, True):
             configuration = Configuration(level, host_ops)
             runs[configuration] = run(configuration, names, args.case_seconds)
             count = collections.Counter(o.status for o in runs[configuration].values())
-            print(f"{configuration.name}: {dict(count)}, {share(runs[configuration]):.1%} pass")
+            print(f"{configuration.name}: {dict(count)}, {share(runs[configuration]):.1%} pass", flush=True)
+            if not args.match:
+                write(runs, onnx.__version__)
     if args.match:
         for o in (o for outcomes in runs.values() for o in outcomes.values() if o.status != "pass"):
             print(f"{o.status:5s} {o.case:60s} {o.why}")
-        return
+
+
+def kept(version: str) -> dict[Configuration, dict[str, Outcome]]:
+    """The results of earlier runs: those of configurations that are not run now stay."""
+    if not RESULTS.exists():
+        return {}
+    old = json.loads(RESULTS.read_text())
+    if old["onnx"] != version:
+        return {}
+    return {Configuration(r["isa"], r["host_ops"]): {c["case"]: Outcome(**c) for c in r["cases"]} for r in old["runs"]}
+
+
+def write(runs: dict[Configuration, dict[str, Outcome]], version: str) -> None:
+    """Both files."""
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     body = [
         {"isa": c.isa, "host_ops": c.host_ops, "cases": [asdict(o) for o in sorted(r.values(), key=lambda o: o.case)]}
         for c, r in runs.items()
     ]
-    RESULTS.write_text(json.dumps({"onnx": onnx.__version__, "runs": body}, indent=1) + "\n")
-    TABLE.write_text(table(runs, onnx.__version__))
-    print(f"wrote {RESULTS} and {TABLE}")
+    RESULTS.write_text(json.dumps({"onnx": version, "runs": body}, indent=1) + "\n")
+    TABLE.write_text(table(runs, version))
+    print(f"wrote {RESULTS.relative_to(ROOT)} and {TABLE.relative_to(ROOT)}", flush=True)
 
 
 if __name__ == "__main__":
