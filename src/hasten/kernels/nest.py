@@ -276,7 +276,7 @@ class _Nest:
     def _rounds(self, work: Callable[[dict[str, V], V], None]) -> None:
         """work(inner indices, flat inner index) for each of them: in loops, or one after another where they are few and known (windows)."""
         sizes = [n for _, n in self.p.inner]
-        if sizes and all(isinstance(n, int) for n in sizes) and math.prod(sizes) <= UNROLL:  # type: ignore[arg-type]
+        if sizes and all(isinstance(n, int) for n in sizes) and math.prod(n for n in sizes if isinstance(n, int)) <= UNROLL:
             for flat, at in enumerate(itertools.product(*(range(n) for n in sizes))):  # type: ignore[arg-type]
                 values = {name: self.f.const("i64", k) for (name, _), k in zip(self.p.inner, at, strict=True)}
                 work(values, self.f.const("i64", flat))
