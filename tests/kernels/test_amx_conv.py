@@ -39,7 +39,8 @@ class Call:
 def reference(call: Call, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """x [n, h, w, c], w [o, c / group, kh, kw] -> [n, oh, ow, o] in the dtype of x."""
     p, (top, left, bottom, right), (oh, ow) = call.problem, call.pads, call.out()
-    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    x = x[:, max(0, -top) :, max(0, -left) :]  # negative padding leaves rows and columns out
+    padded = np.pad(x, ((0, 0), (max(0, top), bottom), (max(0, left), right), (0, 0)))
     y = np.zeros((call.n, oh, ow, p.outputs), x.dtype)
     cg, og = p.group_channels, p.group_outputs
     for ky in range(p.kernel[0]):
@@ -78,9 +79,7 @@ def convolve(kernel, guarded, level, call: Call, products: int, x: np.ndarray, w
     y = guarded.of(np.full((call.n, oh, ow, p.outputs), 77, np.float32))
     packed = guarded.of(pack_amx_conv_weights(p, products, weights))
     sizes = {"n": call.n, "h": call.h, "w": call.w, "oh": oh, "ow": ow, "pad_top": call.pads[0], "pad_left": call.pads[1]}
-    compiled.run(
-        call.threads, x=guarded.of(memory), weights=packed, scratch=scratch, y=y, outputs=p.outputs, **sizes, **strides
-    )
+    compiled.run(call.threads, x=guarded.of(memory), weights=packed, scratch=scratch, y=y, outputs=p.outputs, **sizes, **strides)
     return y.array((call.n, oh, ow, p.outputs))
 
 
@@ -118,6 +117,8 @@ CALLS = [
     Call(ConvProblem(256, 20, (3, 3), (2, 2)), 1, 5, 31, SAME),
     Call(ConvProblem(40, 40, (1, 3), ow=30), 1, 1, 32, threads=2),
     Call(ConvProblem(64, 16, (3, 3), (1, 1), (6, 6), ow=12), 1, 12, 12, (6, 6, 6, 6)),
+    Call(ConvProblem(34, 40, (2, 2)), 1, 8, 9, (-2, -3, 1, 1), threads=2),
+    Call(ConvProblem(34, 40, (3, 3), (2, 3)), 1, 9, 15, (-1, -2, 1, 1)),
     Call(ConvProblem(4, 4, (3, 3)), 0, 5, 5, SAME),
     Call(ConvProblem(128, 16, (3, 3), ow=60), 1, 14, 60, SAME, threads=2),
 ]

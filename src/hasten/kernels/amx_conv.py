@@ -24,7 +24,7 @@ from hasten.base.dims import DimLike, maximum
 from hasten.codegen.builder import Function, V
 from hasten.codegen.isa import Isa
 from hasten.kernels import amx_block, tile
-from hasten.kernels.amx_block import PIXELS, PLANES, SLACK_BYTES, Blocks, Right, Splitter, Strip, Sum
+from hasten.kernels.amx_block import PLANES, SLACK_BYTES, Blocks, Right, Splitter, Strip, Sum
 from hasten.kernels.amx_packing import COLUMNS, STEP, pack_tiles
 from hasten.kernels.amx_tile import ROW_BYTES, ROWS, Tiles
 from hasten.kernels.conv import ConvProblem
@@ -199,7 +199,6 @@ class _Conv:
             first = f.offset(strip.base, strip.block_bytes * (group * layout.steps)) if p.group > 1 else strip.base
             here = Strip(first, strip.plane_bytes, strip.block_bytes, strip.special)
             base = group * p.group_outputs if p.group > 1 else None
-
 
             def give(buffer: V, row: V, pixel: V, start: V | int, stop: V) -> None:
                 where = {"n": image, "y": y + row}

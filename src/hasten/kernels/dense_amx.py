@@ -37,17 +37,13 @@ FEW_ROWS = ROWS // 2  # with fewer rows reading the weights is what takes the ti
 UNKNOWN_ROWS = 64  # what a sequence of unknown length counts as
 
 
-def conv_products(
-    precision: str, isa: Isa, problem: ConvProblem, weights: np.ndarray, dtype: str, oh: DimLike
-) -> int | None:
+def conv_products(precision: str, isa: Isa, problem: ConvProblem, weights: np.ndarray, dtype: str, oh: DimLike) -> int | None:
     """Tile products for a convolution; None: the float32 kernel. `dtype`: of the activations in the model."""
     products = _products(precision, isa, dtype, weights)
     return products if products and _conv_pays(problem, products, oh) else None
 
 
-def gemm_products(
-    precision: str, isa: Isa, problem: GemmProblem, weights: np.ndarray | None, dtype: str, rows: Sequence[DimLike]
-) -> int | None:
+def gemm_products(precision: str, isa: Isa, problem: GemmProblem, weights: np.ndarray | None, dtype: str, rows: Sequence[DimLike]) -> int | None:
     """Tile products for a matrix product; None: the float32 kernel. `rows`: the sizes that make up the rows that share a
     right operand; a first one (the batch) that is unknown counts as one, others (sequences) as UNKNOWN_ROWS."""
     products = _products(precision, isa, dtype, weights)
