@@ -113,6 +113,27 @@ def test_map() -> None:
     native(text, a=numbers(4, 3), b=numbers(3))
 
 
+def test_loop_over_a_list() -> None:
+    """A list that grows in a loop of known length, as TorchScript makes it: no host op, no loop."""
+    native(
+        """(float[N] a) => (float[K] y, float[3, N] all) {
+            s = SequenceEmpty ()
+            trips = Constant <value = int64 {3}> ()
+            yes = Constant <value = bool {1}> ()
+            t, last, all = Loop (trips, yes, s, a) <body = inner (int64 k, bool c, seq(float[N]) u, float[N] x)
+                    => (bool d, seq(float[N]) v, float[N] z, float[N] w) {
+                d = Identity (c)
+                f = Cast <to = 1> (k)
+                w = Add (x, f)
+                z = Mul (w, x)
+                v = SequenceInsert (u, w)
+            }>
+            y = ConcatFromSequence <axis = 0> (t)
+        }""",
+        a=numbers(4),
+    )
+
+
 def test_sequence_as_output() -> None:
     """Nothing is computed on the host; it only makes the list."""
     got = native(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from hasten.base import dims as D
 from hasten.base.dims import DimLike
 from hasten.base.errors import TypeInferenceError
 from hasten.kernels import expr as E
 from hasten.lower.trace import Block, Branch, Carried, Context, Loop, Source, Tensor, Value
 from hasten.ops.registry import Node, NoNative, operator
+from hasten.ops.shape import insert_axes
 
 UNBOUNDED = 1 << 40  # a trip count from which on it is no limit
+UNROLLED = 64  # rounds up to which a Loop that carries sequences is unrolled
 ATTEMPTS = 4  # to find sizes that don't change from round to round
 
 
@@ -71,9 +75,8 @@ def loop_node(cx: Context, node: Node, trips: Tensor | None = None, start: Tenso
     limit: DimLike | None = cx.read_ints(trips)[0] if trips is not None else None
     if isinstance(limit, int) and limit >= UNBOUNDED:
         limit = None
-    for x in first:
-        if not isinstance(x, Tensor):
-            raise NoNative(f"a {x.kind} is carried from round to round")
+    if any(not isinstance(x, Tensor) for x in first):
+        return _unrolled(cx, node, limit, start, list(first))
     round_name = cx.fresh("i")
 
     def inputs(seen: list[Tensor]) -> list[Value]:
@@ -87,6 +90,27 @@ def loop_node(cx: Context, node: Node, trips: Tensor | None = None, start: Tenso
     always = _always(cx, go_on) and (start is None or _always(cx, start))
     stacked = [_tensor(v) for v in body.values[1 + len(first) :]]
     return _loop(cx, limit, None if always else start, None if always else go_on, round_name, body, carried, stacked)
+
+
+def _unrolled(cx: Context, node: Node, trips: DimLike | None, start: Tensor | None, values: list[Value]) -> list[Value]:
+    """A Loop that carries sequences or optionals: the rounds one after another, where their number is known."""
+    assert node.trace_subgraph is not None
+    kind = next(x for x in values if not isinstance(x, Tensor)).kind
+    if not isinstance(trips, int) or trips > UNROLLED or (start is not None and not _always(cx, start)):
+        raise NoNative(f"a {kind} is carried from round to round, and how many there are is known at run time only (or more than {UNROLLED})")
+    count = len(values)
+    columns: list[list[Tensor]] = [[] for _ in range(node.n_outputs - count)]
+    for k in range(trips):
+        block = node.trace_subgraph(node.attr("body"), [cx.const(np.array(k)), cx.const(np.array(True)), *values])
+        cx.checks.extend(c for c in block.checks if c not in cx.checks)
+        if not _always(cx, _tensor(block.values[0])):
+            raise NoNative(f"a {kind} is carried from round to round, and the condition to go on is known at run time only")
+        values = list(block.values[1 : 1 + count])
+        for column, v in zip(columns, block.values[1 + count :], strict=True):
+            column.append(_tensor(v))
+    if columns and not trips:
+        raise NoNative("scan outputs of no rounds")
+    return [*values, *(cx.concat([insert_axes(cx, t, [0]) for t in column], 0) for column in columns)]
 
 
 def _always(cx: Context, t: Tensor) -> bool:
