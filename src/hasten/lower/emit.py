@@ -8,6 +8,7 @@ it reads, so a network of convolutions flows channels-last from end to end and i
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -36,6 +37,8 @@ from hasten.lower.trace import Tensor
 from hasten.vm import program as P
 
 FOLD_LIMIT = 1 << 22  # elements up to which constant subexpressions are computed at compile time
+_MAY_FAIL = re.compile(r"^.*(store|call)\b.*%status\b", re.MULTILINE)  # texts of kernels that can set the run's status
+
 MAX_WORK = 10**14  # nanoseconds that one kernel may take: more than a day
 FOLD_POINTS = 1 << 24  # evaluations of one expression that this may take
 
@@ -619,8 +622,9 @@ class Emission:
         name = f"{what}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         self.lowered.kernels.setdefault(name, text)
         self.need(*(w for kind, w in words.rows if kind == "int"))  # type: ignore[arg-type,misc]
-        self.code.append(P.Call(name, tuple(w for _, w in words.rows), work))  # type: ignore[misc]
         node = t.node
+        where = str(node) if node is not None and _MAY_FAIL.search(text) else ""
+        self.code.append(P.Call(name, tuple(w for _, w in words.rows), work, where))  # type: ignore[misc]
         self.regions[id(t)] = name
         moved = D.product(t.shape) * dtypes.dtype(t.dtype).size
         self.lowered.report.append(NodeReport(str(node) if node else t.name, getattr(node, "op_type", what), name, "kernel", None,
@@ -694,8 +698,6 @@ def _smaller(a: DimLike, b: DimLike) -> bool:
         return a < b
     if isinstance(b, int):
         return False
-    if isinstance(a, int):
-        return a <= 1
     rest = D.mod(b, a)
     return a != b and isinstance(rest, int) and rest == 0
 

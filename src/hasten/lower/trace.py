@@ -455,6 +455,8 @@ class Context:
 
     def require(self, left: DimLike, op: str, right: DimLike, message: str, kind: str = "shape") -> None:
         """Fail now if `left op right` is known false, at run time if it turns out false. op: ==, !=, <, <=."""
+        where = self.where()
+        message = message if message.startswith(where) else f"{where}: {message}"
         diff = right - left
         if op == "==":
             known = D.known_equal(left, right)
@@ -465,7 +467,7 @@ class Context:
             slack = diff - (op == "<")
             known = True if D.nonnegative(slack) else (False if isinstance(slack, int) else None)
         if known is False:
-            raise TypeInferenceError(f"{self.where()}: {message} (needs {left} {op} {right})")
+            raise TypeInferenceError(f"{message} (needs {left} {op} {right})")
         if known is None:
             row = (left, op, right, message, kind)
             if row not in self.checks:
@@ -598,6 +600,11 @@ class Context:
         if n > 256:
             raise ModelError(f"{self.where()}: {n} sizes read from one tensor is beyond the limit of 256")
         return tuple(self.read_int(t, k) for k in range(n))
+
+    def read_size(self, t: Tensor, element: int = 0) -> DimLike:
+        """Element `element` (row-major) as a dim that is not negative: the run fails where it is."""
+        self.require(0, "<=", self.read_int(t, element), "a size must not be negative")
+        return self.read_int(t, element, signed=False)
 
     def read_int(self, t: Tensor, element: int = 0, signed: bool = True) -> DimLike:
         """Element `element` (row-major) as a dim read at run time. signed=False: known not to be negative."""

@@ -48,7 +48,7 @@ def known_axes(cx: Context, t: Tensor | None, rank: int) -> list[int] | None:
 def sizes_of(cx: Context, t: Tensor, count: int | None = None, signed: bool = False) -> tuple[DimLike, ...]:
     """The values of a tensor of sizes as dims. count: how many there must be, where that is known otherwise.
 
-    Not `signed`: what only the run knows is not negative (and is 0 if it turns out to be).
+    Not `signed`: what only the run knows is not negative; the run fails if it turns out to be.
     Raises NoNative where even their number is unknown."""
     if count is not None and t.rank == 1 and not isinstance(t.shape[0], int):
         t = resized(cx, t, count)
@@ -69,9 +69,10 @@ def _read(cx: Context, t: Tensor, index: tuple[int, ...], signed: bool) -> DimLi
         e = e.args[0]
     static = e.kind == "load" and e.guard is None and not e.binds and all(isinstance(i, int) for i in e.index)
     if static and dtypes.is_int(e.source.dtype) and all(isinstance(d, int) for d in e.source.shape):
-        return cx.read_int(e.source, _position(e.source.shape, e.index), signed)
+        where = _position(e.source.shape, e.index)
+        return cx.read_int(e.source, where) if signed else cx.read_size(e.source, where)
     whole = cx.map((1,), "int64", lambda i: E.cast(t.at(index), "int64"))
-    return cx.read_int(whole, 0, signed)
+    return cx.read_int(whole) if signed else cx.read_size(whole)
 
 
 def _position(shape: tuple[DimLike, ...], index: tuple[DimLike, ...]) -> int:

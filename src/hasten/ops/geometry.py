@@ -8,6 +8,7 @@ from typing import Any
 
 from hasten.base import dims as D
 from hasten.base.dims import DimLike
+from hasten.base.errors import ModelError
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr
 from hasten.lower.trace import Context, Index, Tensor
@@ -77,14 +78,15 @@ def guards(axes: Axes, o: Sequence[DimLike], t: Sequence[DimLike]) -> Expr | Non
 
 
 def read_sizes(cx: Context, t: Tensor) -> tuple[DimLike, ...]:
-    """The contents of a small tensor of sizes, which aren't negative (unlike `cx.read_ints`, for which they may be)."""
+    """The contents of a small tensor of sizes, which aren't negative (unlike `cx.read_ints`, for which they may be):
+    the run fails where they are."""
     known = cx.ints(t)
     if known is not None:
         return known
     count = D.product(t.shape)
     if not isinstance(count, int):
         raise NoNative(f"{cx.where()}: a number of sizes that only the run knows")
-    return tuple(cx.read_int(t, k, signed=False) for k in range(count))
+    return tuple(cx.read_size(t, k) for k in range(count))
 
 
 def spatial(node: Node, name: str, rank: int, default: int = 1) -> list[int]:
@@ -99,6 +101,8 @@ def sliding_axes(
     rank = len(sizes)
     strides, dilations = spatial(node, "strides", rank), spatial(node, "dilations", rank)
     pads = spatial(node, "pads", 2 * rank, 0)
+    if min([1, *strides, *dilations]) < 1:
+        raise ModelError(f"{cx.where()}: strides {strides} and dilations {dilations} must be at least 1")
     auto: Any = node.attr("auto_pad", "NOTSET")
     axes = []
     for k in range(rank):

@@ -209,6 +209,8 @@ def arg_extreme(cx: Context, node: Node, x: Tensor) -> Tensor:
     """The int64 index along one axis of the largest or smallest element, the first or the last of equal ones."""
     tensors(node, x)
     axis = normal_axis(cx, int(node.attr("axis", 0)), x.rank)
+    if not any(isinstance(d, int) and d == 0 for d in without(x.shape, (axis,))):
+        cx.require(0, "<", x.shape[axis], f"{node}: there is no largest or smallest of no elements")
     kind = node.op_type.lower() + ("_last" if node.attr("select_last_index", 0) else "")
 
     def stages(at: Callable[[Index, Index], Expr]) -> list[Stage]:

@@ -322,11 +322,14 @@ Row = tuple[DimLike, "float | Callable[[], Expr]", "Fraction | None"]
 
 def _from_scales(cx: Context, x: Tensor, axes: list[int], scales: Tensor) -> list[Row]:
     """(output size, scale, exact scale) of every axis."""
+    whole = cx.ints(scales)
+    if scales.array is None and whole is not None and all(isinstance(v, int) for v in whole):
+        scales = cx.const(np.array(whole, np.float32))
     if scales.array is None:
         dims = [x.shape[a] for a in axes]
         scales = resized(cx, scales, len(axes)) if not isinstance(scales.shape[0], int) else scales
         wanted = cx.map((len(axes),), "int64", lambda i: E.cast(op("floor", scales.at(i) * _pick(i[0], dims)), "int64"))
-        outs = [cx.read_int(wanted, k, signed=False) for k in range(len(axes))]
+        outs = [cx.read_size(wanted, k) for k in range(len(axes))]
         return [(o, lambda k=k: scales.at((k,)), None) for k, o in enumerate(outs)]  # type: ignore[misc]
     rows: list[Row] = []
     for a, s in zip(axes, scales.array.reshape(-1), strict=True):
@@ -381,4 +384,4 @@ def _keep_ratio(cx: Context, dims: list[DimLike], outs: list[DimLike], kind: str
         return total
 
     wanted = cx.map((len(dims),), "int64", lambda i: E.cast(op("floor", scale() * _pick(i[0], dims) + 0.5), "int64"))
-    return [(cx.read_int(wanted, k, signed=False), scale, None) for k in range(len(dims))]
+    return [(cx.read_size(wanted, k), scale, None) for k in range(len(dims))]

@@ -8,8 +8,10 @@ and the functions
                                                            run (the pointers lie in blocks that `hst_release` frees)
     hst_call                                               the CPython function (METH_FASTCALL) around it
     hst_trim()                                             gives cached scratch memory back to the system
-hst_run returns 0, a kernel's status (see `program.STATUS_MESSAGES`; STATUS_UNKNOWN for numbers that have no message),
-STATUS_INPUT, STATUS_INTERRUPTED with an exception of Python set (a signal's handler raised it), or FIRST_CHECK + the number of the Check that failed, whose two sides are then in info[0] and info[1].
+hst_run returns 0, a kernel's status (see `program.STATUS_MESSAGES`; STATUS_UNKNOWN for numbers that have no message;
+info[0] is then the number of the Call that failed, counted from 1 among those that have a name, or 0), STATUS_INPUT,
+STATUS_INTERRUPTED with an exception of Python set (a signal's handler raised it), or FIRST_CHECK + the number of the
+Check that failed, whose two sides are then in info[0] and info[1].
 """
 
 from __future__ import annotations
@@ -125,6 +127,11 @@ def walk(instructions: Sequence[Instruction]) -> Iterator[Instruction]:
 def checks(program: Program) -> list[Check]:
     """The Checks by their number."""
     return [i for i in walk(program.instructions) if isinstance(i, Check)]
+
+
+def sites(program: Program) -> list[str]:
+    """What the Calls that may fail work for, by their number."""
+    return [i.where for i in walk(program.instructions) if isinstance(i, Call) and i.where]
 
 
 def kernel_names(program: Program) -> list[str]:

@@ -86,9 +86,10 @@ def check_error(check: Check, left: int, right: int) -> Exception:
     return ShapeMismatch(text) if check.kind == "shape" else ExecutionError(text)
 
 
-def status_error(code: int) -> Exception:
-    """The exception for a kernel's status."""
+def status_error(code: int, where: str = "") -> Exception:
+    """The exception for a kernel's status; `where` is what the kernel works for, if that is known."""
     text = STATUS_MESSAGES[code] if 0 <= code < len(STATUS_MESSAGES) else "a kernel failed with an unknown status"
+    text = f"{where}: {text}" if where else text
     if code == STATUS_MEMORY:
         return ResourceLimit(
             f"{text}: these inputs need a block larger than what the system gives, or than the limit of "
@@ -183,7 +184,8 @@ class _Errors:
     def __call__(self, code: int, left: int, right: int) -> Exception:
         if code >= abi.FIRST_CHECK:
             return check_error(abi.checks(self.program)[code - abi.FIRST_CHECK], left, right)
-        return status_error(code)
+        sites = abi.sites(self.program)
+        return status_error(code, sites[left - 1] if 0 < left <= len(sites) else "")
 
 
 def _python_function(image: LoadedImage, fallbacks: _Fallbacks, keep: object) -> Callable[..., Any]:

@@ -146,9 +146,9 @@ class _Run:
         except OverflowError:  # a float that is infinite
             return None
 
-    def check_status(self) -> None:
+    def check_status(self, where: str = "") -> None:
         if self.status.value:
-            raise status_error(self.status.value)
+            raise status_error(self.status.value, where)
 
     # --- instructions -------------------------------------------------------------------------------------------------
     def let(self, i: Let) -> None:
@@ -187,6 +187,8 @@ class _Run:
             words[n + 1] = self.buffers[arg].address if isinstance(arg, str) else self.wrapped(arg)
         threads = max(1, min(self.model.threads, self.wrapped(i.work) // abi.GRAIN))
         self.model.runtime.invoke(self.model.kernels[i.kernel], ctypes.addressof(words), threads)
+        if i.where:
+            self.check_status(i.where)
 
     def branch(self, i: If) -> None:
         self.check_status()

@@ -129,11 +129,13 @@ class Free:
 
 @dataclass(frozen=True)
 class Call:
-    """Run a kernel. `work` estimates its cost in nanoseconds of one core: small calls stay on the calling thread."""
+    """Run a kernel. `work` estimates its cost in nanoseconds of one core: small calls stay on the calling thread. `where`
+    names what a kernel works for that may fail: a failure is then noticed at once, and the message says where."""
 
     kernel: str
     args: tuple[str | DimLike, ...]  # str: buffer
     work: DimLike = 0
+    where: str = ""
 
 
 @dataclass(frozen=True)

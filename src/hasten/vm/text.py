@@ -13,6 +13,7 @@
       read d3 = -int64 %b0 [0]
       check d2 <= N value "..."
       call relu_3f2a (%b0, %b2, d1) work N*12
+      call gather_11c0 (%b0, %b2, d1) work N*12 at "Gather 'tokens'"
       host 0 (float32 %b2 (N, 16), $h1, none) -> (int64 %b4 ("d4", 3))
       if d2
         ...
@@ -131,7 +132,8 @@ _WRITERS: dict[type, Callable[[Any], str]] = {
     View: lambda i: f"%{_name(i.buffer)} = view %{_name(i.base)}" + ("" if _is_zero(i.offset) else f" + {i.offset}"),
     Alloc: lambda i: f"%{_name(i.buffer)} = alloc {i.zone} {i.size}",
     Free: lambda i: f"free %{_name(i.buffer)}",
-    Call: lambda i: f"call {_name(i.kernel)} {_arguments(i.args)}" + ("" if _is_zero(i.work) else f" work {i.work}"),
+    Call: lambda i: f"call {_name(i.kernel)} {_arguments(i.args)}" + ("" if _is_zero(i.work) else f" work {i.work}")
+    + (f" at {json.dumps(i.where)}" if i.where else ""),
     Host: lambda i: f"host {i.site} {_operands(i.inputs)} -> {_operands(i.outputs)}",
     If: lambda i: f"if {i.condition}",
     While: lambda i: f"while {i.condition}",
@@ -257,9 +259,11 @@ def _read_arguments(text: str) -> tuple[str | DimLike, ...]:
 
 def _read_call(m: re.Match[str]) -> Call:
     args, rest = _group(m[2])
+    rest, _, where = rest.partition(' at "')
     if rest and not rest.startswith(" work "):
         raise _Syntax
-    return Call(_unquote(m[1]), _read_arguments(args), _dim(rest.removeprefix(" work ") or "0"))
+    name = _unquote(f'"{where}') if where else ""
+    return Call(_unquote(m[1]), _read_arguments(args), _dim(rest.removeprefix(" work ") or "0"), name)
 
 
 def _read_read(m: re.Match[str]) -> Read:

@@ -129,13 +129,14 @@ class _Driver:
         self.variables: dict[str, Var] = {}
         self.constants = {c.buffer: c.offset for c in program.constants}
         self.outputs_at = _word_offsets([s.shape for s in abi.tensors(program.outputs)])
-        self.next_check = 0
+        self.next_check = self.next_site = 0
         self.exit = "exit"
 
     # --- frame --------------------------------------------------------------------------------------------------------
     def emit(self) -> None:
         f = self.f
         self.inputs, self.outputs, self.info = f.args
+        f.store(f.const("i64", 0), self.info)
         saved = fpmode.flush_denormals(f)
         self.status, self.code, self.rounds = f.var("i64", 0), f.var("i64", 0), f.var("i64", 0)
         most = max((len(i.args) for i in abi.walk(self.program.instructions) if isinstance(i, Call)), default=0)
@@ -224,10 +225,11 @@ class _Driver:
         f.jump(self.exit)
         f.place(fine)
 
-    def check_status(self) -> None:
+    def check_status(self, site: int = 0) -> None:
         status = self.status.get()
         known = len(STATUS_MESSAGES)
-        self.fail_if(status.ne(0), lambda: self.f.select(status.ult(known), status, abi.STATUS_UNKNOWN))
+        self.fail_if(status.ne(0), lambda: self.f.select(status.ult(known), status, abi.STATUS_UNKNOWN),
+                     lambda: self.f.store(self.f.const("i64", site), self.info))  # fmt: skip
 
     def exact(self, x: DimLike, code: int) -> V:
         """The value of x; the run fails with `code` where it does not fit into 64 bits."""
@@ -296,6 +298,9 @@ class _Driver:
             f.call_pointer(kernel, "void", [self.args, f.const("i64", 0), f.const("i64", 1)])
         else:
             f.call(_DISPATCH, "void", [kernel, self.args, self.sizes.value(i.work)])
+        if i.where:
+            self.next_site += 1
+            self.check_status(self.next_site)
 
     def branch(self, i: If) -> None:
         self.declare(i.then, i.other)
