@@ -30,10 +30,12 @@ def gather_axis(cx: Context, x: Tensor, indices: Tensor, axis: int) -> Tensor:
 
 def _progression(cx: Context, indices: Tensor, extent: DimLike) -> tuple[DimLike, int] | None:
     """(first, step) where constant indices of at most one axis are evenly spaced: then no index is loaded."""
-    array = indices.array
-    if array is None or indices.rank > 1 or array.size == 0:
+    if indices.rank > 1:
         return None
-    values = [int(v) for v in array.reshape(-1)]
+    known = indices.array.reshape(-1).tolist() if indices.array is not None else cx.ints(indices)
+    if not known or not all(isinstance(v, int) for v in known):
+        return None
+    values = [v for v in known if isinstance(v, int)]
     step = values[1] - values[0] if len(values) > 1 else 0
     if any(b - a != step for a, b in zip(values, values[1:], strict=False)):
         return None
@@ -59,9 +61,7 @@ def gather_elements(cx: Context, node: Node, x: Tensor, indices: Tensor) -> Tens
     for k in range(x.rank):
         if k != axis:
             cx.require(indices.shape[k], "<=", x.shape[k], f"indices must not be larger than the data along axis {k}")
-    return cx.map(
-        indices.shape, x.dtype, lambda i: x.at(replace(i, axis, cx.index(indices.at(i), x.shape[axis], negative=True)))
-    )
+    return cx.map(indices.shape, x.dtype, lambda i: x.at(replace(i, axis, cx.index(indices.at(i), x.shape[axis], negative=True))))
 
 
 @operator("GatherND")
@@ -70,9 +70,7 @@ def gather_nd(cx: Context, node: Node, x: Tensor, indices: Tensor) -> Tensor:
     batch = node.attr("batch_dims", 0)
     depth = indices.shape[-1]
     if not isinstance(depth, int) or not 0 <= depth <= x.rank - batch:
-        raise ModelError(
-            f"{node}: the last axis of indices has size {depth}; it must be known and at most {x.rank - batch}"
-        )
+        raise ModelError(f"{node}: the last axis of indices has size {depth}; it must be known and at most {x.rank - batch}")
     for k in range(batch):
         cx.require(indices.shape[k], "==", x.shape[k], f"batch axis {k} must agree")
     lead = indices.rank - 1

@@ -51,6 +51,8 @@ def _cells(node: Node, directions: int, peepholes: bool) -> tuple[Cell, ...]:
 
 
 def _cast(cx: Context, t: Tensor, dtype: str) -> Tensor:
+    if t.dtype != dtype and (array := constant(t)) is not None:
+        return cx.const(np.asarray(array, dtypes.to_numpy(dtype)))
     return t if t.dtype == dtype else cx.map(t.shape, dtype, lambda i: E.cast(t.at(i), dtype))
 
 
@@ -100,9 +102,7 @@ def _input_bias(cx: Context, cell: Cell, b: Tensor, hidden: int) -> Tensor:
     return cx.map((b.shape[0], n), b.dtype, element)
 
 
-def _constants(
-    cx: Context, cell: Cell, b: Tensor | None, p: Tensor | None, directions: int, hidden: int, dtype: str
-) -> list[Tensor]:
+def _constants(cx: Context, cell: Cell, b: Tensor | None, p: Tensor | None, directions: int, hidden: int, dtype: str) -> list[Tensor]:
     out = []
     for n, name in enumerate(cell.constants):
         shape = (directions, hidden)
@@ -154,10 +154,7 @@ def recurrent(
         part = cx.map(product.shape, dtype, lambda i: product.at(i) + bias.at(i[2:]))
     if batch_first:
         part = cx.transpose(part, (1, 0, 2))
-    weights = [
-        _recurrent_weights(cx, r, [cells[0].gates.index(g) for g in phase.gates], hidden, lanes)
-        for phase in cells[0].phases()
-    ]
+    weights = [_recurrent_weights(cx, r, [cells[0].gates.index(g) for g in phase.gates], hidden, lanes) for phase in cells[0].phases()]
     state = (directions, batch, hidden)
     states = [_initial(cx, t, state, dtype, batch_first) for t in (h0, c0)[: len(cells[0].states)]]
     operands = [part, *weights, *states, *_constants(cx, cells[0], b, p, directions, hidden, dtype)]
