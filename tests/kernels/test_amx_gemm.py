@@ -136,6 +136,17 @@ def test_largest_floats_stay_finite(kernel, guarded, products, rng):
     assert np.isfinite(got).all()
 
 
+@pytest.mark.parametrize("exponent", [-100, -120, -140])
+def test_values_near_and_below_the_smallest_normal_number(kernel, guarded, exponent, rng):
+    """Planes below 2^-126 are taken as zero: errors up to that, times the other factor."""
+    data = normal(1, 32, 64, 16, rng)
+    data.a *= np.float32(2.0**exponent)
+    got = multiply(kernel, guarded, LEVELS[-1], data, GemmProblem(64, 16), 6)
+    a, b = data.a.astype(np.float64), data.b.astype(np.float64)
+    limit = BOUND[6] * (np.abs(a) @ np.abs(b)) + 2.0**-126 * (4 + 2 * np.abs(b).sum(axis=1, keepdims=True))
+    assert (np.abs(got - a @ b) <= limit).all()
+
+
 def test_scratch_is_a_symbolic_size():
     m, k = symbol("m"), symbol("k")
     problem = GemmProblem(None, None, "rows")

@@ -387,7 +387,8 @@ class _Accumulator:
         pair = [old, x] if self.kind == "max" else [x, old]
         wins = M.emit_op(f, "le" if self.latest else "lt", self.dtype, pair)
         if self.dtype.startswith("float"):
-            wins = wins | (M.emit_op(f, "isnan", self.dtype, [x]) & ~M.emit_op(f, "isnan", self.dtype, [old]))
+            nan = M.emit_op(f, "isnan", self.dtype, [x])
+            wins = wins | (nan if self.latest else nan & ~M.emit_op(f, "isnan", self.dtype, [old]))
         return wins | (where < 0)
 
     def result(self) -> V:
