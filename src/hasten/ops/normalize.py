@@ -1,6 +1,7 @@
 """Normalisations: batch, instance, layer, RMS, group, mean-variance, local response.
 
-Variances are made in a second pass over the differences from the mean: the one-pass form loses all digits where the mean is large.
+Variances are made in a second pass over the differences from the mean: the one-pass form loses all digits where the
+mean is large.
 """
 
 from __future__ import annotations
@@ -59,7 +60,13 @@ class Moments:
     def kept(self, cx: Context, dtype: str, value: Callable[[Params], Expr], variance: bool = True) -> Tensor:
         """A tensor of one such value per outer index, the reduced axes with size 1."""
         shape = tuple(1 if k in self.axes else d for k, d in enumerate(self.x.shape))
-        flat = cx.nest(dtype, without(self.x.shape, self.axes), only(self.x.shape, self.axes), self.stages(variance), lambda o, p: value(p))
+        flat = cx.nest(
+            dtype,
+            without(self.x.shape, self.axes),
+            only(self.x.shape, self.axes),
+            self.stages(variance),
+            lambda o, p: value(p),
+        )
         return cx.reshape(flat, shape)
 
 
@@ -70,7 +77,15 @@ def normalized(cx: Context, m: Moments, epsilon: float, affine: Callable[[Index,
     def final(o: Index, r: Index, p: Params) -> Expr:
         return affine(split_index(o, r, axes), (m.at(o, r) - m.mean(p)) * m.inverse_deviation(p, epsilon))
 
-    return cx.nest(x.dtype, without(x.shape, axes), only(x.shape, axes), m.stages(), final, x.shape, lambda o, r: split_index(o, r, axes))
+    return cx.nest(
+        x.dtype,
+        without(x.shape, axes),
+        only(x.shape, axes),
+        m.stages(),
+        final,
+        x.shape,
+        lambda o, r: split_index(o, r, axes),
+    )
 
 
 def stash_type(node: Node, x: Tensor) -> str:
@@ -90,8 +105,11 @@ def per_channel(scale: Tensor, bias: Tensor | None, own: str) -> Callable[[Index
 
 
 @operator("BatchNormalization")
-def batch_normalization(cx: Context, node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> list[Tensor]:
-    """(x - mean) / sqrt(variance + epsilon) * scale + bias per channel; in training with the statistics of this batch, which also move the
+def batch_normalization(
+    cx: Context, node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
+) -> list[Tensor]:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias per channel; in training with the statistics of this
+    batch, which also move the
     running ones (outputs 1 and 2)."""
     tensors(node, x, scale, bias, mean, variance)
     refuse_complex(cx, x)
@@ -108,7 +126,9 @@ def batch_normalization(cx: Context, node: Node, x: Tensor, scale: Tensor, bias:
     return [cx.map(x.shape, x.dtype, element)]
 
 
-def _trained_batch(cx: Context, node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> list[Tensor]:
+def _trained_batch(
+    cx: Context, node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
+) -> list[Tensor]:
     epsilon, momentum = float(node.attr("epsilon", 1e-5)), float(node.attr("momentum", 0.9))
     axes = (0, *range(2, x.rank))
     m = Moments(x, axes, compute_type(x.dtype))
@@ -134,7 +154,9 @@ def instance_normalization(cx: Context, node: Node, x: Tensor, scale: Tensor, bi
 
 
 @operator("LayerNormalization")
-def layer_normalization(cx: Context, node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> list[Tensor | None]:
+def layer_normalization(
+    cx: Context, node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None
+) -> list[Tensor | None]:
     """Normalised over the axes from `axis` on; also the mean and the inverse deviation where wanted."""
     tensors(node, x, scale, bias)
     refuse_complex(cx, x)
@@ -149,7 +171,11 @@ def layer_normalization(cx: Context, node: Node, x: Tensor, scale: Tensor, bias:
     m = Moments(x, tuple(range(axis, x.rank)), work)
     stash = dtypes.BY_ONNX[int(node.attr("stash_type", 1))].name
     mean = m.kept(cx, stash, lambda p: E.cast(m.mean(p), compute_type(stash)), False) if node.wants(1) else None
-    inverse = m.kept(cx, stash, lambda p: E.cast(m.inverse_deviation(p, epsilon), compute_type(stash))) if node.wants(2) else None
+    inverse = (
+        m.kept(cx, stash, lambda p: E.cast(m.inverse_deviation(p, epsilon), compute_type(stash)))
+        if node.wants(2)
+        else None
+    )
     return [normalized(cx, m, epsilon, affine), mean, inverse]
 
 
@@ -167,7 +193,15 @@ def rms_normalization(cx: Context, node: Node, x: Tensor, scale: Tensor) -> Tens
         return E.cast(E.cast(value, own), to) * wide.at(split_index(o, r, axes))
 
     stage = Stage("squares", "sum", lambda o, r, p: m.at(o, r) * m.at(o, r))
-    return cx.nest(scale.dtype, without(x.shape, axes), only(x.shape, axes), [stage], final, x.shape, lambda o, r: split_index(o, r, axes))
+    return cx.nest(
+        scale.dtype,
+        without(x.shape, axes),
+        only(x.shape, axes),
+        [stage],
+        final,
+        x.shape,
+        lambda o, r: split_index(o, r, axes),
+    )
 
 
 @operator("GroupNormalization")
@@ -197,12 +231,21 @@ def mean_variance_normalization(cx: Context, node: Node, x: Tensor) -> Tensor:
     def final(o: Index, r: Index, p: Params) -> Expr:
         return (m.at(o, r) - m.mean(p)) * (1 / (op("sqrt", m.variance(p)) + 1e-9))
 
-    return cx.nest(x.dtype, without(x.shape, axes), only(x.shape, axes), m.stages(), final, x.shape, lambda o, r: split_index(o, r, axes))
+    return cx.nest(
+        x.dtype,
+        without(x.shape, axes),
+        only(x.shape, axes),
+        m.stages(),
+        final,
+        x.shape,
+        lambda o, r: split_index(o, r, axes),
+    )
 
 
 # v ** -beta for the exponents of known networks; others take the general power.
 INVERSE_POWERS: dict[float, Callable[[Expr], Expr]] = {
-    0.5: lambda v: 1 / op("sqrt", v), 0.75: lambda v: 1 / (op("sqrt", v) * op("sqrt", op("sqrt", v))), 1.0: lambda v: 1 / v,
+    0.5: lambda v: 1 / op("sqrt", v), 0.75: lambda v: 1 / (op("sqrt", v) * op("sqrt", op("sqrt", v))), 1.0: lambda v:
+    1 / v,
 }  # fmt: skip
 
 

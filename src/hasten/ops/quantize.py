@@ -32,14 +32,17 @@ def granular(cx: Context, node: Node, x: Tensor, t: Tensor) -> Callable[[Index],
     axis = normal_axis(cx, int(node.attr("axis", 1)), x.rank)
     if block:
         for k, (n, m) in enumerate(zip(t.shape, x.shape, strict=True)):
-            cx.require(n, "==", D.ceildiv(m, block) if k == axis else m, f"{cx.where()}: the shape of the blocks' scales")
+            cx.require(
+                n, "==", D.ceildiv(m, block) if k == axis else m, f"{cx.where()}: the shape of the blocks' scales"
+            )
         return lambda i: t.at((*i[:axis], D.floordiv(i[axis], block), *i[axis + 1 :]))
     cx.require(t.shape[0], "==", x.shape[axis], f"{cx.where()}: one scale for every index of axis {axis}")
     return lambda i: t.at((i[axis],))
 
 
 def quantized(value: Expr, zero: Expr | None, to: str) -> Expr:
-    """A quotient x / scale as an element of the quantised dtype: rounded half to even, moved by the zero point, saturated."""
+    """A quotient x / scale as an element of the quantised dtype: rounded half to even, moved by the zero point,
+    saturated."""
     if is_int(to):
         value = op("round", value)
     if zero is not None and not (zero.kind == "const" and zero.value == 0):

@@ -1,6 +1,8 @@
-"""Random operators: every element is a function of its position and the seed, so they fuse and share threads like any Map.
+"""Random operators: every element is a function of its position and the seed, so they fuse and share threads like any
+Map.
 
-The generator is SplitMix64: the output function of a Weyl sequence, which passes BigCrush. With a `seed` attribute every run gives the same
+The generator is SplitMix64: the output function of a Weyl sequence, which passes BigCrush. With a `seed` attribute
+every run gives the same
 numbers; without, every run gives others.
 """
 
@@ -107,7 +109,9 @@ def bernoulli(cx: Context, node: Node, p: Tensor) -> Tensor:
     tensors(node, p)
     dtype = dtypes.BY_ONNX[int(node.attr("dtype", dtypes.dtype(p.dtype).onnx))].name
     g = Generator(cx, node)
-    return cx.map(p.shape, dtype, lambda i: E.cast(g.uniform(position_of(i, p.shape), p.dtype) < p.at(i), compute_type(dtype)))
+    return cx.map(
+        p.shape, dtype, lambda i: E.cast(g.uniform(position_of(i, p.shape), p.dtype) < p.at(i), compute_type(dtype))
+    )
 
 
 @operator("Multinomial")
@@ -126,8 +130,11 @@ def multinomial(cx: Context, node: Node, logits: Tensor) -> Tensor:
 
 
 @operator("Dropout")
-def dropout(cx: Context, node: Node, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> list[Tensor]:
-    """The data and the mask. In training, elements are zero with probability `ratio` and the others are scaled by 1 / (1 - ratio)."""
+def dropout(
+    cx: Context, node: Node, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None
+) -> list[Tensor]:
+    """The data and the mask. In training, elements are zero with probability `ratio` and the others are scaled by 1 /
+    (1 - ratio)."""
     tensors(node, x, ratio, training)
     refuse_complex(cx, x)
     known = None if training is None else cx.ints(training)
