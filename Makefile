@@ -1,7 +1,8 @@
 # Each target makes .venv when it is missing and installs what it needs; only Python, make and a package registry are assumed.
 #   make demo       a real model on a real picture, answer and time
 #   make test       the quick tests            make test-all   all of them
-#   make bench      figures                    make lint       style, types, import contracts
+#   make bench      the example models timed   make figures    every benchmark, on a quiet machine
+#   make lint       style, types, import contracts
 # Another interpreter: make PYTHON=python3.12 test.  Another environment: make VENV=/some/where test.
 
 PYTHON ?= python3
@@ -13,10 +14,10 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 SIZES := --dim height=320 --dim width=320 --dim sequence_length=10
 QUICK := not slow and not conformance and not models
 
-.PHONY: help demo test test-all bench lint clean
+.PHONY: help demo test test-all bench figures lint clean
 
 help:
-	@sed -n '2,5s/^# *//p' Makefile
+	@sed -n '2,6s/^# *//p' Makefile
 
 demo: $(VENV)/.has-demo
 	@$(PY) examples/demo.py $(ARGS)
@@ -30,10 +31,15 @@ test-all: $(VENV)/.has-dev
 bench: $(VENV)/.has-dev
 	@$(VENV)/bin/hasten bench examples/models/*.onnx --against onnxruntime $(SIZES) $(ARGS)
 
+figures: $(VENV)/.has-dev
+	@for program in overhead compile_time models kernel_accuracy; do $(PY) benchmarks/$$program.py $(ARGS) || exit; done
+	@$(PY) benchmarks/report.py
+
 lint: $(VENV)/.has-dev
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy src/hasten
 	@$(VENV)/bin/lint-imports
+	@$(PY) benchmarks/report.py --check
 
 clean:
 	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -22,14 +22,18 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 Data = dict[str, Any]
 
 
-def environment(data: Data) -> str:
-    """One paragraph: where and when."""
+def environment(data: Data, timed: bool = True) -> str:
+    """One paragraph: where and when; `timed`: whether the figures are times."""
     e = data["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in e["versions"].items())
     text = (
         f"{e['cpu']}, CPUs {', '.join(map(str, e['cpus']))}; instruction sets {', '.join(e['isa'])}. {e['date'][:10]}, commit {e['commit'] or '?'}, "
-        f"Python {e['python']}, {versions}. Load average {e['load_before']} before and {e['load_after']} after, "
-        f"{e['stolen_percent']}% of the time taken away by the hypervisor."
+        f"Python {e['python']}, {versions}."
+    )
+    if not timed:
+        return text
+    text += (
+        f" Load average {e['load_before']} before and {e['load_after']} after, {e['stolen_percent']}% of the time taken away by the hypervisor."
     )
     return text + ("\n\n**Taken on a busy machine: times are not to be trusted.**" if e["busy"] else "")
 
@@ -92,12 +96,30 @@ def compile_time(data: Data) -> str:
     return f"{environment(data)}\n\n{table(['what', 'seconds', 'least', 'goal', 'starts', ''], rows)}\n\nSizes: {sizes}."
 
 
+def accuracy(data: Data) -> str:
+    """The largest error over all cases, for each kind of data; and relative to plain float32 sums."""
+    rows = data["rows"]
+    columns = list(dict.fromkeys((r["isa"], r["precision"]) for r in rows))
+    lines = []
+    for kind in dict.fromkeys(r["data"] for r in rows):
+        cells = []
+        for column in columns:
+            mine = [r for r in rows if r["data"] == kind and (r["isa"], r["precision"]) == column]
+            worst = f"{max(r['error'] for r in mine):.1e}" if mine else ""
+            cells.append(worst + (f" ({max(r['ratio'] for r in mine):.2f})" if mine and column[1] == "highest" else ""))
+        lines.append([kind, *cells])
+    head = ["data", *(f"{level} `{precision}`" for level, precision in columns)]
+    broken = sum(not r["within"] for r in rows)
+    return f"{environment(data, timed=False)}\n\n{table(head, lines)}\n\n{len(rows)} figures, {broken} beyond what is promised."
+
+
 # Marker on the page -> (result file without .json, what makes its text).
 SECTIONS: dict[str, tuple[str, Callable[[Data], str]]] = {
     "means": ("models", means),
     "models": ("models", models),
     "overhead": ("overhead", overhead),
     "compile": ("compile_time", compile_time),
+    "accuracy": ("kernel_accuracy", accuracy),
 }
 
 
