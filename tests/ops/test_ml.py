@@ -249,7 +249,7 @@ def test_text_labels(rng: np.random.Generator) -> None:
     model = model_of("LinearClassifier", [x], [STRING, FLOAT], **attributes)
     want = reference(model, {"x0": x})
     got = list(hasten.compile(model, threads=1).run({"x0": x}).values())
-    assert list(got[0]) == list(want[0])
+    assert list(got[0]) == list(want[0]) and got[0].dtype == want[0].dtype
     np.testing.assert_allclose(got[1], want[1], rtol=1e-5, atol=1e-5)
     with pytest.raises(hasten.UnsupportedOperator, match="strings"):
         hasten.compile(model, host_ops=False)

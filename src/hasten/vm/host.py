@@ -42,7 +42,7 @@ class HostRunner:
             results = evaluator.run([n for n in outputs if n], feeds)
         except Exception as error:
             raise ExecutionError(f"{self.where} failed on the host: {type(error).__name__}: {error}") from error
-        given = iter(results)
+        given = iter([_texts(r) for r in results])
         return [next(given) if name else None for name in outputs]
 
     def _prepared(self) -> tuple[Any, list[str], list[str]]:
@@ -68,3 +68,8 @@ class HostRunner:
             return ReferenceEvaluator(model, new_ops=OPERATORS), [*node.input, *captured], list(node.output)
         except Exception as error:
             raise ExecutionError(f"{self.where} cannot run on the host: {type(error).__name__}: {error}") from error
+
+
+def _texts(value: Any) -> Any:
+    """Arrays of strings as arrays of objects, as models take them."""
+    return value.astype(object) if getattr(getattr(value, "dtype", None), "kind", "") in ("U", "T") else value
