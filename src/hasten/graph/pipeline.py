@@ -2,7 +2,7 @@
 
 Once: inline functions, upgrade opsets, hoist constants. Then SIMPLIFY in rounds until nothing changes (at most
 MAX_ROUNDS).
-Last: unique names, every output computed by a node of its graph, sorted nodes. `docs/architecture.md` states the
+Last: unique names, every output computed by a node of its graph, sorted nodes. `docs/graph.md` states the
 normal form.
 """
 
