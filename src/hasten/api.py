@@ -101,7 +101,7 @@ def _info(spec: Any) -> TensorInfo:
 def _size_name(d: Dim) -> str | None:
     """The name of a size; None for those that only the run knows (their symbols carry digits only after one letter)."""
     name = as_symbol(d)
-    if name is not None and name[0] in "dhxn" and name[1:].isdigit():
+    if name is not None and name[0] in "dhsxn" and name[1:].isdigit():
         return None
     return str(d)
 
@@ -222,8 +222,14 @@ def _from_cache(path: Path, threads: int | None) -> CompiledModel | None:
     from hasten.codegen.cache import TRAILER_BYTES
     from hasten.vm.file import read
 
+    def source() -> bytes:
+        try:
+            return path.read_bytes()[:-TRAILER_BYTES]
+        except OSError as error:
+            raise CorruptFile(f"this model came from the cache, and its entry is gone ({error}); compile it again to save it") from None
+
     try:
-        return _wrap(read(path, TRAILER_BYTES), threads, lambda: path.read_bytes()[:-TRAILER_BYTES])
+        return _wrap(read(path, TRAILER_BYTES), threads, source)
     except (CorruptFile, OSError):
         return None
 

@@ -1,6 +1,6 @@
 """The disk cache of compiled objects and whole artefacts.
 
-    DIRECTORY/v1/ab/cdef...   one entry: the payload, then a trailer with magic, version, length and checksum
+    DIRECTORY/v1/ab/cdef...   one entry: the payload, then a trailer with checksum, key, length and magic
 
 A name is the SHA-256 of a namespace and a key, so a key holds everything that decides the content (`code_version()`,
 `Isa.key`, `llvm_version()`, the text). The payload comes first so that an artefact can be mapped from its own offset 0.
@@ -35,8 +35,9 @@ from hasten.base.errors import InputError
 DEFAULT_MAX_BYTES = 1 << 30
 
 _FORMAT = "v1"
-_MAGIC = b"HastenC1"
-_TRAILER = struct.Struct("<32sQ8s")  # sha256 of the payload, its length, magic
+_MAGIC = b"HastenC2"
+_TRAILER = struct.Struct("<32s32sQ8s")  # sha256 of the payload, that of the key, the payload's length, magic
+TRAILER_BYTES = _TRAILER.size
 _TEMPORARY = ".tmp-"
 _TEMPORARY_LIFETIME = 3600.0  # seconds after which a temporary file is what a dead process left
 _WRITES_PER_EVICTION = 256
@@ -91,7 +92,7 @@ class Cache:
         except OSError as error:
             _warn_once("read", self.directory, error)
             return None
-        payload = _unpack(data)
+        payload = _unpack(data, place)
         if payload is None:
             _delete(place)
             return None
@@ -111,7 +112,7 @@ class Cache:
             with open(place, "rb") as file:
                 size = file.seek(0, os.SEEK_END) - _TRAILER.size
                 file.seek(max(size, 0))
-                intact = _read_trailer(file.read()) == size
+                intact = _read_trailer(file.read(), place) == size
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -232,25 +233,30 @@ def _write_whole(place: Path, data: bytes | bytearray | memoryview) -> None:
     try:
         with open(descriptor, "wb") as file:
             file.write(data)
-            file.write(_TRAILER.pack(hashlib.sha256(data).digest(), len(data), _MAGIC))
+            file.write(_TRAILER.pack(hashlib.sha256(data).digest(), _key_digest(place), len(data), _MAGIC))
         os.replace(temporary, place)
     except BaseException:
         _delete(Path(temporary))
         raise
 
 
-def _read_trailer(trailer: bytes) -> int | None:
-    """The length of the payload before this trailer, if it is one."""
+def _key_digest(place: Path) -> bytes:
+    """The SHA-256 that an entry's place is named by: an entry that lies elsewhere is another key's."""
+    return bytes.fromhex(place.parent.name + place.name)
+
+
+def _read_trailer(trailer: bytes, place: Path) -> int | None:
+    """The length of the payload before this trailer, if it is one, and of the entry that belongs here."""
     if len(trailer) != _TRAILER.size:
         return None
-    _, length, magic = _TRAILER.unpack(trailer)
-    return int(length) if magic == _MAGIC else None
+    _, key, length, magic = _TRAILER.unpack(trailer)
+    return int(length) if magic == _MAGIC and key == _key_digest(place) else None
 
 
-def _unpack(data: bytes) -> bytes | None:
+def _unpack(data: bytes, place: Path) -> bytes | None:
     """The payload of an entry, or None for a damaged one."""
     payload, trailer = data[: -_TRAILER.size], data[-_TRAILER.size :]
-    if _read_trailer(trailer) != len(payload) or hashlib.sha256(payload).digest() != trailer[:32]:
+    if _read_trailer(trailer, place) != len(payload) or hashlib.sha256(payload).digest() != trailer[:32]:
         return None
     return payload
 

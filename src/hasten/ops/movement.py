@@ -10,9 +10,10 @@ from hasten.base.errors import ModelError
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr, op
 from hasten.lower.trace import Context, Index, Tensor
-from hasten.ops.arguments import as_int64, axes_of, axis_of, between, replace, sizes_of
+from hasten.ops.arguments import as_int64, axes_of, axis_of, between, from_run, replace, sizes_of
 from hasten.ops.registry import Node, operator, tensors
 
+BEYOND = 1 << 48  # more than any axis has
 FAR = 2**31 - 1  # starts and ends from here on mean "to the end", whatever the size
 
 
@@ -82,6 +83,12 @@ def _slice_down(n: DimLike, start: DimLike, end: DimLike, step: DimLike) -> tupl
     return first, count if first == last else D.minimum(n, count)
 
 
+def _tame(cx: Context, d: DimLike) -> DimLike:
+    """A position or step that only the run knows, without values so far out (the largest integer) that sums overflow."""
+    wild = from_run(cx, d) and not (D.nonnegative(d) or D.nonnegative(-d))
+    return D.maximum(D.minimum(d, BEYOND), -BEYOND) if wild else d
+
+
 @operator("Slice")
 def slice_(
     cx: Context,
@@ -102,7 +109,7 @@ def slice_(
         for d in (a, b):
             if not isinstance(d, int) and D.nonnegative(-d):
                 cx.require(1, "<=", -d, "a position from the end must not be 0")
-        start, count = slice_bounds(x.shape[axis], a, b, s)
+        start, count = slice_bounds(x.shape[axis], _tame(cx, a), _tame(cx, b), _tame(cx, s))
         x = window(cx, x, axis, start, count, s)
     return x
 
