@@ -156,7 +156,8 @@ def compile(  # noqa: A001
         limit = "depth of nested calls" if isinstance(error, RecursionError) else "memory"
         raise ResourceLimit(f"the {limit} of this process does not suffice for this model (at stage {stage.name!r})") from error
     except Exception as error:
-        raise CompileError(f"stage {stage.name!r} failed ({type(error).__name__}: {error}); this is a fault of Hasten, please report it with the model") from error
+        fault = f"stage {stage.name!r} failed ({type(error).__name__}: {error})"
+        raise CompileError(f"{fault}; this is a fault of Hasten, please report it with the model") from error
     if key is not None:
         cache.put("model", key, data)
     compiled = _from_bytes(data, threads)

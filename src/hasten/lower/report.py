@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class NodeReport:
-    """One computed region. kind: "kernel", "fused" (into the region `fused_into`), "view", "folded", "host" or "control"; bytes and operations are expressions of the sizes."""
+    """One computed region. kind: "kernel", "fused" (into the region `fused_into`), "view", "folded", "host" or "control"; bytes and operations
+    are expressions of the sizes."""
 
     name: str
     op: str

@@ -27,6 +27,7 @@ from hasten.vm.inputs import Signature, shape_text
 from hasten.vm.program import MAX_ROUNDS, STATUS_MEMORY, STATUS_MESSAGES, STATUS_ROUNDS, STATUS_SHAPE, Check, Program
 from hasten.vm.runtime import NumpyApi, Runtime, default_memory_limit, load_runtime, numpy_api, thread_count
 
+
 class Constants:
     """The constants of a model in memory: 64-byte aligned, kept alive, not copied where they are aligned already."""
 
@@ -210,8 +211,8 @@ def make_model(
 
     `image` has `abi.MODEL_EXPORTS` (native Programs) or the Program's kernels (others; see `exports`), `constants` is
     any buffer (used in place if it is 64-byte aligned), `runtime` the run-time library or its image, `threads` None for
-    what this process may use, `memory_limit` the bytes that one allocation may have (None: `default_memory_limit`). With `profile`, or where the interpreter of Python is an unusual one, the Program runs in
-    `hasten.vm.interpreter`.
+    what this process may use, `memory_limit` the bytes that one allocation may have (None: `default_memory_limit`). With
+    `profile`, or where the interpreter of Python is an unusual one, the Program runs in `hasten.vm.interpreter`.
     """
     loaded = LoadedImage.from_memory(image) if isinstance(image, Image) else image
     library = runtime if isinstance(runtime, Runtime) else load_runtime(runtime)
