@@ -335,6 +335,13 @@ def recombine(x: DimLike) -> DimLike:
     return x
 
 
+def weight(x: DimLike | float) -> int:
+    """How long an expression is: its atoms, counted through."""
+    if not isinstance(x, Dim):
+        return 1
+    return sum(1 + sum(1 if a.kind == "sym" else 1 + sum(weight(v) for v in a.args) for a in m) for m, _ in x.terms)
+
+
 def ceildiv(a: DimLike, b: DimLike) -> DimLike:
     return floordiv(a + b - 1, b)
 

@@ -39,18 +39,18 @@ def lower_model(traced: Traced, isa: Isa, threads: int, precision: str) -> tuple
     """Trace to Program: schedule, emit, lay out constants, plan memory."""
     lowered = emit.lower(traced, isa)
     program = lowered.program
-    known = frozenset(s for spec in program.inputs if isinstance(spec, P.TensorSpec) for d in spec.shape for s in D.symbols(d))
     per_thread = {next(iter(D.symbols(emit.THREADS))): threads}
     sizes = {t.name: D.substitute(t.size, per_thread) for t in lowered.temporaries.values()}
     outputs = {i.buffer for i in program.instructions if isinstance(i, P.Output)}
-    peak = memory.plan(program, sizes, outputs, known)
+    peak = memory.plan(program, sizes, outputs, lowered.known, lowered.lead)
     offset = 0
     for name, data in lowered.constants.items():
         program.constants.append(P.Constant(name, offset, data.size))
         offset += (data.size + 127) // 64 * 64
     reasons = {node: reason for node, _, reason in traced.host}
+    host_ops = [f"{h.op} ({h.name}): {reasons.get(h.name, 'its result is no tensor')}" for h in program.host_ops]
     report = Report(isa.name, threads, precision, peak_memory=str(peak), kernels=len(lowered.kernels), constants_bytes=offset,
-                    host_ops=[f"{h.op} ({h.name}): {reasons.get(h.name, 'its result is no tensor')}" for h in program.host_ops], nodes=lowered.report)  # fmt: skip
+                    host_ops=host_ops, nodes=lowered.report)  # fmt: skip
     return program, lowered, report
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from hasten.base import dims as D
 from hasten.base import dtypes
 from hasten.base.dims import DimLike
-from hasten.base.errors import ModelError, ResourceLimit
+from hasten.base.errors import ModelError
 from hasten.codegen.builder import Function, Module, V
 from hasten.codegen.isa import Isa
 from hasten.kernels import expr as E
@@ -70,6 +70,8 @@ class Lowered:
     temporaries: dict[str, Temporary] = field(default_factory=dict)
     constants: dict[str, np.ndarray] = field(default_factory=dict)  # buffer -> bytes
     report: list[NodeReport] = field(default_factory=list)
+    known: frozenset[str] = frozenset()  # sizes that follow from the inputs
+    lead: int = 0  # instructions that compute them, at the beginning
 
 
 def lower(traced: Traced, isa: Isa) -> Lowered:
@@ -105,6 +107,7 @@ class Emission:
     # --- the whole ----------------------------------------------------------------------------------------------------------
     def run(self) -> None:
         program = self.lowered.program
+        self.checks = list(self.cx.checks)
         for name, value in self.traced.inputs:
             if isinstance(value, Tensor):
                 buffer = self.fresh("in")
@@ -114,10 +117,13 @@ class Emission:
                     self.defined |= D.symbols(d)
             else:
                 program.inputs.append(P.ObjectSpec(name, value.kind, self.object_name(value)))
+        for name, size in self.cx.aliases.items():  # those that the inputs give come first: the arena's size may need them
+            if name not in self.defined and self.cx.base_symbols(size) - self.cx.aliases.keys() <= self.defined:
+                self._name(name)
+        self.lowered.known, self.lowered.lead = frozenset(self.defined), len(self.code)
         values = [v for _, v in self.traced.outputs]
         self.schedule = Schedule(self.cx, values).run()  # type: ignore[arg-type]
         self.outputs = self._output_homes([v for v in values if isinstance(v, Tensor)])
-        self.checks = list(self.cx.checks)
         self.emit_checks()
         for t in self.schedule.order:
             self.is_static(t)
@@ -165,18 +171,22 @@ class Emission:
         """Run-time checks, as early as their sizes are known."""
         for row in list(self.checks):
             left, op, right, message, kind = row
-            unknown = (D.symbols(left) | D.symbols(right)) - self.defined
+            unknown = (self.cx.base_symbols(left) | self.cx.base_symbols(right)) - self.defined - self.cx.aliases.keys()
             if unknown and last and all(s in self.cx.defined and id(self.cx.defined[s][0]) in self.buffers for s in unknown):
                 self.need(left, right)
-                unknown = frozenset()
+                unknown = set()
             if not unknown and row in self.checks:
                 self.checks.remove(row)
+                self.need(left, right)
                 self.code.append(P.Check(left, op, right, message, kind))
 
     def need(self, *ds: DimLike) -> None:
         """Make every size symbol known that these sizes mention."""
         for d in ds:
             for name in sorted(D.symbols(d) - self.defined):
+                if name in self.cx.aliases:
+                    self._name(name)
+                    continue
                 if name not in self.cx.defined:
                     raise ModelError(f"the size {name} is not known where it is needed")
                 t, element, sign = self.cx.defined[name]
@@ -184,6 +194,14 @@ class Emission:
                 self.code.append(P.Read(name, buffer.name, element, t.dtype, sign))
                 self.defined.add(name)
                 self.emit_checks()
+
+    def _name(self, name: str) -> None:
+        """Compute a long size that has a name."""
+        value = self.cx.aliases[name]
+        self.define(name, value)
+        if not D.nonnegative(value):
+            self.code.append(P.Check(0, "<=", value, f"the size {value} can't be negative"))
+        self.emit_checks()
 
     def define(self, name: str, value: DimLike) -> None:
         """integer `name` := value."""
@@ -399,7 +417,8 @@ class Emission:
                 memo[id(t)] = True
             elif isinstance(o, (T.Map, T.View, T.Nest)) and all(isinstance(d, int) for d in t.shape):
                 look = self.schedule.look(t)
-                fixed = isinstance(look.points, int) and look.points <= FOLD_POINTS and not any(s for e in look.exprs for s in E.free_symbols(e) if not s.startswith(("o$", "r$")))
+                free = {s for e in look.exprs for s in E.free_symbols(e) if not s.startswith(("o$", "r$"))}
+                fixed = isinstance(look.points, int) and look.points <= FOLD_POINTS and not free
                 memo[id(t)] = fixed and all(self.is_static(u) for u, _ in look.loads)
             elif isinstance(o, T.Concat):
                 memo[id(t)] = all(self.is_static(u) for u in o.parts)

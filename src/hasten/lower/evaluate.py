@@ -36,6 +36,8 @@ class Evaluation:
 
     def size(self, d: DimLike) -> int:
         for name in D.symbols(d):
+            if name not in self.sizes and name in self.cx.aliases:
+                self.sizes[name] = self.size(self.cx.aliases[name])
             if name not in self.sizes and name in self.cx.defined:
                 t, element, sign = self.cx.defined[name]
                 self.sizes[name] = max(sign * int(self.of(t).reshape(-1)[element]), 0)

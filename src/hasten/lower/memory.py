@@ -32,9 +32,9 @@ class _Slot:
     lives: list[Life] = field(default_factory=list)
 
 
-def plan(program: P.Program, sizes: dict[str, DimLike], outputs: set[str], known: frozenset[str]) -> DimLike:
+def plan(program: P.Program, sizes: dict[str, DimLike], outputs: set[str], known: frozenset[str], lead: int = 0) -> DimLike:
     """Give every temporary its memory, in place in `program.instructions`. `sizes`: bytes of each temporary; `outputs`: those handed to the
-    caller; `known`: size symbols bound by the inputs. Returns the peak size of the arena."""
+    caller; `known`: size symbols that the inputs and the first `lead` instructions give. Returns the peak size of the arena."""
     lives = _lifetimes(program.instructions, sizes)
     static = {b for b, s in sizes.items() if b in lives and b not in outputs and D.symbols(s) <= known}
     slots, slot_of = _slots({b: sizes[b] for b in static}, lives)
@@ -50,7 +50,7 @@ def plan(program: P.Program, sizes: dict[str, DimLike], outputs: set[str], known
     views = [place.pop(b) for b in list(slot_of)]
     program.instructions[:] = _insert(program.instructions, place, outputs)  # type: ignore[arg-type]
     if slots:
-        program.instructions[:0] = [P.Arena("arena", total), *views]
+        program.instructions[lead:lead] = [P.Arena("arena", total), *views]
     return total
 
 

@@ -136,7 +136,7 @@ class Schedule:
 
     def sizes(self, d: DimLike) -> Iterator[Tensor]:
         """Tensors whose contents a size is read from."""
-        for name in D.symbols(d):
+        for name in sorted(self.cx.base_symbols(d)):
             if name in self.cx.defined:
                 u = self.cx.defined[name][0]
                 self._force(u)

@@ -38,6 +38,7 @@ MAX_BYTES = 1 << 40  # of one tensor, in memory or not
 MAX_HOPS = 8  # views of views, until one is an element by element copy: index expressions grow with every hop
 MAX_NESTING = 48  # tensors in a row that are followed at once; what lies before was followed when it was made
 
+LONG_SIZE = 8  # weight from which on a size gets a name
 _ORDER = itertools.count()  # of making: whatever a tensor needs was made before it
 
 
@@ -232,7 +233,7 @@ class Tensor:
     __slots__ = ("cx", "dtype", "shape", "origin", "order", "name", "_ints", "_shallow", "node")
 
     def __init__(self, cx: Context, dtype: str, shape: Sequence[DimLike], origin: Origin):
-        self.cx, self.dtype, self.shape, self.origin = cx, dtype, tuple(shape), origin
+        self.cx, self.dtype, self.shape, self.origin = cx, dtype, tuple(cx.named(d) for d in shape), origin
         cx.check_shape(dtype, self.shape)
         self.order = next(_ORDER)
         self.name = ""
@@ -273,6 +274,8 @@ class Context:
         self.fresh = Fresh()
         self.bound: dict[str, Expr] = {}  # index symbols with a computed value
         self.defined: dict[str, tuple[Tensor, int, int]] = {}  # size symbols read at run time: tensor, element, sign
+        self.aliases: dict[str, DimLike] = {}  # names of long sizes
+        self.alias_of: dict[DimLike, str] = {}
         self.joined: dict[str, int] = {}  # size symbols that host ops and control flow define, with the order of their making
         self.assumed: dict[str, bool] = {}  # nodes whose condition is assumed to hold, or not to
         self.checks: list[Check] = []
@@ -439,6 +442,27 @@ class Context:
         return k.results
 
     # --- values and sizes -------------------------------------------------------------------------------------------------
+    def named(self, d: DimLike) -> DimLike:
+        """d, or a name for it where it is long: products of sizes would grow without bound."""
+        if not isinstance(d, D.Dim) or D.weight(d) <= LONG_SIZE:
+            return d
+        name = self.alias_of.get(d)
+        if name is None:
+            name = self.alias_of[d] = self.fresh("s")
+            self.aliases[name] = d
+        return D.symbol(name)
+
+    def base_symbols(self, d: DimLike | float) -> set[str]:
+        """Symbols of d, those behind names of long sizes included."""
+        found: set[str] = set()
+        stack = list(D.symbols(d))
+        while stack:
+            name = stack.pop()
+            if name not in found:
+                found.add(name)
+                stack.extend(D.symbols(self.aliases[name]) if name in self.aliases else ())
+        return found
+
     def unknown(self) -> str:
         """A new size symbol that host ops or control flow will define."""
         name = self.fresh("h")

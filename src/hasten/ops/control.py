@@ -66,7 +66,7 @@ def _joined(cx: Context, a: Sequence[DimLike], b: Sequence[DimLike], blocks: Seq
 
 def _inner(cx: Context, d: DimLike, blocks: Sequence[Block]) -> bool:
     """Whether a size is known only inside of a block."""
-    return any(name in cx.defined and b.holds(cx.defined[name][0]) or name in cx.made_in(b) for name in D.symbols(d) for b in blocks)
+    return any(name in cx.defined and b.holds(cx.defined[name][0]) or name in cx.made_in(b) for name in cx.base_symbols(d) for b in blocks)
 
 
 @operator("Loop")
@@ -159,7 +159,8 @@ def _loop(cx: Context, trips: DimLike | None, start: Tensor | None, go_on: Tenso
         shape = [D.symbol(cx.unknown()) if k in c.sizes else d for k, d in enumerate(c.first.shape)]
         loop.results.append(Tensor(cx, c.first.dtype, shape, loop))
     for t in stacked:
-        if any(_inner(cx, d, (body,)) or round_name in D.symbols(d) or any(s in D.symbols(d) for c in carried for s in c.sizes.values()) for d in t.shape):
+        changing = {round_name, *(s for c in carried for s in c.sizes.values())}
+        if any(_inner(cx, d, (body,)) or changing & cx.base_symbols(d) for d in t.shape):
             raise NoNative(f"the size of a scan output changes from round to round: {t}")
         loop.results.append(Tensor(cx, t.dtype, (rounds, *t.shape), loop))
     return list(loop.results)
