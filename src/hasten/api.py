@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hasten.base.dims import Dim, as_symbol
+from hasten.base.dims import symbols
 from hasten.base.errors import CompileError, HastenError, InputError, ResourceLimit
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ class CompiledModel:
         self._call = model.call
         self.run: Callable[[Mapping[str, Any]], dict[str, Any]] = model.run
         program = model.program
-        self.inputs: list[TensorInfo] = [_info(s) for s in program.inputs]
-        self.outputs: list[TensorInfo] = [_info(s) for s in program.outputs]
+        known = frozenset().union(*(symbols(d) for s in program.inputs for d in getattr(s, "shape", ())))
+        self.inputs: list[TensorInfo] = [_info(s, known) for s in program.inputs]
+        self.outputs: list[TensorInfo] = [_info(s, known) for s in program.outputs]
 
     def __call__(self, *arrays: Any) -> Any:
         return self._call(*arrays)
@@ -89,21 +90,12 @@ class CompiledModel:
         return f"<hasten.CompiledModel ({side(self.inputs)}) -> ({side(self.outputs)}), isa {self._report.isa}, threads {self.threads}>"
 
 
-def _info(spec: Any) -> TensorInfo:
+def _info(spec: Any, known: frozenset[str]) -> TensorInfo:
+    """`known`: names of the sizes of inputs; sizes that depend on anything else are None."""
     if not hasattr(spec, "shape"):
         return TensorInfo(spec.name, spec.kind, None)
-    shape: list[int | str | None] = []
-    for d in spec.shape:
-        shape.append(d if isinstance(d, int) else _size_name(d))
-    return TensorInfo(spec.name, spec.dtype, tuple(shape))
-
-
-def _size_name(d: Dim) -> str | None:
-    """The name of a size; None for those that only the run knows (their symbols carry digits only after one letter)."""
-    name = as_symbol(d)
-    if name is not None and name[0] in "dhsxn" and name[1:].isdigit():
-        return None
-    return str(d)
+    shape = tuple(d if isinstance(d, int) else str(d) if symbols(d) <= known else None for d in spec.shape)
+    return TensorInfo(spec.name, spec.dtype, shape)
 
 
 def _restore(data: bytes, threads: int) -> CompiledModel:

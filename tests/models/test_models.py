@@ -66,8 +66,8 @@ def zeros(*shape: int) -> np.ndarray:
 def cases(i: Inputs) -> dict[str, list[Case]]:
     """By model."""
 
-    def images(name: str, *sizes: tuple[int, int], **how: Any) -> list[Case]:
-        return [Case(f"{h}x{w}", {name: i.photo(h, w, **how)}) for h, w in sizes]
+    def images(key: str, *sizes: tuple[int, int], **how: Any) -> list[Case]:
+        return [Case(f"{h}x{w}", {key: i.photo(h, w, **how)}) for h, w in sizes]
 
     page = "scan_page.png"
     digit = np.ascontiguousarray(i.photo(28, 28, scale=1.0)[:, :1])

@@ -269,15 +269,19 @@ def free_symbols(e: Expr) -> frozenset[str]:
 
 
 class Fresh:
-    """Names that don't repeat within one trace."""
+    """Names that don't repeat within one trace, nor are among `taken` (the model's own names of sizes)."""
 
     def __init__(self) -> None:
         self.count: dict[str, int] = {}
+        self.taken: set[str] = set()
 
     def __call__(self, prefix: str) -> str:
-        n = self.count.get(prefix, 0)
-        self.count[prefix] = n + 1
-        return f"{prefix}{n}"
+        while True:
+            n = self.count.get(prefix, 0)
+            self.count[prefix] = n + 1
+            name = f"{prefix}{n}"
+            if name not in self.taken:
+                return name
 
 
 @dataclass

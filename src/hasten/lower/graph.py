@@ -5,6 +5,7 @@ What has no rule in `ops` is tried as its ONNX function body, and else becomes a
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,14 +104,16 @@ class _Tracer:
         for k, d in enumerate(shape):
             if isinstance(d, int):
                 if d < 0:
-                    out.append(D.symbol(self.cx.fresh("n")))
+                    out.append(D.symbol(_identifier(f"{name}_{k}", self.cx)))
                     continue
                 out.append(d)
             else:
                 label = str(d.value or "")
                 if not any(ch.isalnum() for ch in label):  # nameless, or "?": sizes that have nothing to do with each other
                     label = f"{name}_{k}"
-                out.append(self.symbols.setdefault(label, D.symbol(_identifier(label, self.cx))))
+                if label not in self.symbols:
+                    self.symbols[label] = D.symbol(_identifier(label, self.cx))
+                out.append(self.symbols[label])
         return tuple(out)
 
     # --- nodes --------------------------------------------------------------------------------------------------------------
@@ -276,10 +279,13 @@ def payload(model: ir.Model, node: Any, captured: Sequence[str] = ()) -> bytes:
 
 
 def _identifier(label: str, cx: Context) -> str:
-    """A symbol name for a model's dim name: letters, digits and underscores."""
+    """A symbol name of its own for a model's dim name: letters, digits and underscores."""
     clean = "".join(c if c.isalnum() or c == "_" else "_" for c in label)
-    if not clean or clean[0].isdigit() or not clean.isascii() or clean in ("and", "or", "not", "if", "else", "in", "is", "for", "while", "lambda"):
-        clean = cx.fresh("n")
+    if not clean or clean[0].isdigit() or not clean.isascii() or keyword.iskeyword(clean):
+        clean = "_" + (clean if clean.isascii() else "")
+    while clean in cx.fresh.taken:
+        clean += "_"
+    cx.fresh.taken.add(clean)
     return clean
 
 
