@@ -151,7 +151,7 @@ def run(
         environment = _environment(
             CONFORMANCE_OPTIONS=json.dumps(options), CONFORMANCE_SECONDS=str(seconds), CONFORMANCE_REPORT=str(report)
         )
-        todo, began = names, time.monotonic()
+        todo, began, idle = names, time.monotonic(), 0
         while todo:
             report.write_text("")
             command = [sys.executable, "-c", _with_path("m.work()")]
@@ -165,8 +165,9 @@ def run(
             )
             outcomes.update(_read(report))
             left = [n for n in todo if n not in outcomes]
-            if len(left) == len(todo):
-                raise SystemExit("a worker did nothing: the suite can't go on")
+            idle = idle + 1 if len(left) == len(todo) else 0
+            if idle == 3:
+                raise SystemExit("three workers did nothing: the suite can't go on")
             todo = left
             tell(f"  {configuration.name}: {len(outcomes)} of {len(names)} after {time.monotonic() - began:.0f} s")
     return outcomes
