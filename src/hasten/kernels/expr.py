@@ -135,7 +135,9 @@ def _int_div(a: Any, b: Any) -> Any:
         return a / b
     safe = np.where(b == 0, 1, b)
     q = np.abs(a.astype(object)) // np.abs(safe.astype(object))
-    return np.where(b == 0, 0, np.where((a < 0) != (b < 0), -q, q)).astype(a.dtype)
+    low, count = int(np.iinfo(a.dtype).min), 1 << a.dtype.itemsize * 8
+    exact = np.where(b == 0, 0, np.where((a < 0) != (b < 0), -q, q))
+    return ((exact - low) % count + low).astype(a.dtype)  # the smallest by -1 wraps around
 
 
 OPS: dict[str, OpRow] = {
