@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from compiling import LEVELS, kernels, lowered, parse  # noqa: E402
 
 from hasten.base import dims as D  # noqa: E402
-from hasten.lower.emit import Buffer, flat_offset, is_row_major, memory_order, row_major  # noqa: E402
+from hasten.lower.formats import Buffer, flat_offset, is_row_major, memory_order, row_major  # noqa: E402
 from hasten.lower.schedule import invert, symbols  # noqa: E402
 
 

@@ -25,11 +25,11 @@ from hasten.kernels import nest
 from hasten.kernels import spec as kernel_spec
 from hasten.kernels.emit import Arguments, Emitter, Words
 from hasten.kernels.expr import Expr
-from hasten.kernels.nest import NestProblem, StageProblem, StoreProblem, substitute
-from hasten.kernels.spec import KernelSpec
+from hasten.kernels.nest import NestProblem, StageProblem, StoreProblem
 from hasten.lower import trace as T
 from hasten.lower.emit_control import emit_branch, emit_host, emit_loop
 from hasten.lower.evaluate import Evaluation
+from hasten.lower.formats import Buffer, flat_offset, format_name, is_one, is_row_major, is_zero, loops, memory_order, row_major, symbols_behind
 from hasten.lower.graph import Traced
 from hasten.lower.report import NodeReport, fused_rows
 from hasten.lower.schedule import Inverse, Schedule, symbols
@@ -41,15 +41,6 @@ _MAY_FAIL = re.compile(r"^.*(store|call)\b.*%status\b", re.MULTILINE)  # texts o
 
 MAX_WORK = 10**14  # nanoseconds that one kernel may take: more than a day
 FOLD_POINTS = 1 << 24  # evaluations of one expression that this may take
-
-
-@dataclass(frozen=True)
-class Buffer:
-    """Memory of a tensor: element (i0, i1, ...) is at offset + sum(i * stride), in elements of the dtype."""
-
-    name: str
-    strides: tuple[DimLike, ...]
-    offset: DimLike = 0
 
 
 @dataclass
@@ -100,9 +91,13 @@ class Emission:
         self.regions: dict[int, str] = {}  # kernel that computes a tensor
 
     def fresh(self, prefix: str) -> str:
-        n = self.names.get(prefix, 0)
-        self.names[prefix] = n + 1
-        return f"{prefix}{n}"
+        """A name that nothing has yet, neither here nor among the sizes of the trace."""
+        while True:
+            n = self.names.get(prefix, 0)
+            self.names[prefix] = n + 1
+            name = f"{prefix}{n}"
+            if name not in self.cx.fresh.taken:
+                return name
 
     # --- the whole ----------------------------------------------------------------------------------------------------------
     def run(self) -> None:
@@ -323,7 +318,7 @@ class Emission:
                 return have
             if want.startswith("lanes:"):
                 axis = int(want[6:]) % t.rank
-                if isinstance(have.strides[axis], int) and have.strides[axis] == 1 or _is_one(t.shape[axis]):
+                if isinstance(have.strides[axis], int) and have.strides[axis] == 1 or is_one(t.shape[axis]):
                     return have
         if want.startswith("lanes:"):
             axis = int(want[6:]) % t.rank
@@ -341,7 +336,7 @@ class Emission:
         idx = symbols("o", t.shape)
         with self.evaluating():
             value = t.at(idx)
-        self.nest_call(t, _loops(idx, t.shape, target), [(value, t.dtype, target, idx)], "copy")
+        self.nest_call(t, loops(idx, t.shape, target), [(value, t.dtype, target, idx)], "copy")
         return target
 
     # --- tensors ------------------------------------------------------------------------------------------------------------
@@ -433,7 +428,7 @@ class Emission:
         with self.evaluating():
             value = t.origin.fn(idx) if isinstance(t.origin, T.Map) else t.origin.base.at(t.origin.index(idx))  # type: ignore[union-attr]
         target = self.allocate(t, self._order(t, value, idx))
-        self.nest_call(t, _loops(idx, t.shape, target), [(value, t.dtype, target, idx)], "map")
+        self.nest_call(t, loops(idx, t.shape, target), [(value, t.dtype, target, idx)], "map")
 
     def _order(self, t: Tensor, value: Expr, idx: tuple[DimLike, ...]) -> list[int]:
         """The order of axes in memory: that of the largest tensor that is read element by element, else row-major."""
@@ -453,7 +448,7 @@ class Emission:
                     continue
                 axes: list[int] = []
                 for k in order:
-                    known = _symbols_behind(n, k)
+                    known = symbols_behind(n, k)
                     axes.extend(a for a, x in enumerate(index) if D.symbols(x) & known and a not in axes)
                 if len(axes) == len(index):
                     return axes
@@ -477,7 +472,7 @@ class Emission:
                 value = p.at(idx)
             place = tuple(i * step + start for i, (start, step) in zip(idx, o.place(k), strict=True))
             self.need(*p.shape, *(start for start, _ in o.place(k)))
-            self.nest_call(t, _loops(idx, p.shape, replace(target)), [(value, t.dtype, target, place)], "concat")
+            self.nest_call(t, loops(idx, p.shape, replace(target)), [(value, t.dtype, target, place)], "concat")
 
     # --- nests and kernels with what follows them -------------------------------------------------------------------------------
     def _fused(self, last: Tensor, root: Tensor, own: Inverse) -> None:
@@ -617,12 +612,12 @@ class Emission:
         for k, b in enumerate(operands):
             size = dtypes.dtype(o.operands[k].dtype).size
             p = args.pointer(b.name)
-            arg[f"in{k}"] = f.at(p, args.integer(b.offset), size) if not _is_zero(b.offset) else p
+            arg[f"in{k}"] = f.at(p, args.integer(b.offset), size) if not is_zero(b.offset) else p
             if spec.wants(k) != "plain":
                 arg.update({f"in{k}_s{a}": args.integer(s) for a, s in enumerate(b.strides)})
         arg.update({f"out{k}": args.pointer(b.name) for k, b in enumerate(results)})
         arg.update({name: args.integer(d) for name, d in ints.items()})
-        if not _is_zero(scratch):
+        if not is_zero(scratch):
             name = self.fresh("s")
             part = D.ceildiv(scratch, 64) * 64
             self.lowered.temporaries[name] = Temporary(name, part * THREADS)
@@ -647,7 +642,7 @@ class Emission:
         self.regions[id(t)] = name
         moved = D.product(t.shape) * dtypes.dtype(t.dtype).size
         self.lowered.report.append(NodeReport(str(node) if node else t.name, getattr(node, "op_type", what), name, "kernel", None,
-                                              _format_name(self.buffers.get(id(t)), t), algorithm, precision, str(moved), str(operations)))  # fmt: skip
+                                              format_name(self.buffers.get(id(t)), t), algorithm, precision, str(moved), str(operations)))  # fmt: skip
 
 
 @dataclass
@@ -672,87 +667,3 @@ class _Sink:
         env = {f"o${a}": v for a, v in where.items()}
         e = Emitter(self.args, env, f"o${self.lane}", lanes, mask, {"acc": acc})
         e.store(f.splat(e.emit(self.value), lanes), self.stored, self.target.name, self.offset)
-
-
-# --- strides ------------------------------------------------------------------------------------------------------------------
-def row_major(shape: Sequence[DimLike]) -> tuple[DimLike, ...]:
-    """Strides of a contiguous row-major tensor."""
-    strides: list[DimLike] = []
-    step: DimLike = 1
-    for d in reversed(shape):
-        strides.append(step)
-        step = step * d
-    return tuple(reversed(strides))
-
-
-def is_row_major(b: Buffer, shape: Sequence[DimLike]) -> bool:
-    """Whether a buffer is contiguous, row-major and starts at offset 0 (sizes of 1 don't matter)."""
-    want = row_major(shape)
-    return _is_zero(b.offset) and all(_is_one(n) or have == w for n, have, w in zip(shape, b.strides, want, strict=True))
-
-
-def memory_order(b: Buffer, shape: Sequence[DimLike]) -> list[int]:
-    """Axes from slowest to fastest; axes of size 1 keep their place in row-major order."""
-    order: list[int] = []
-    real = [k for k in range(len(shape)) if not _is_one(shape[k])]
-    left = list(real)
-    while left:  # repeatedly take the axis whose stride every other one divides
-        for k in left:
-            if all(j == k or not _smaller(b.strides[k], b.strides[j]) for j in left):
-                order.append(k)
-                left.remove(k)
-                break
-        else:
-            order.extend(left)
-            break
-    if order == real:
-        return list(range(len(shape)))
-    ones = [k for k in range(len(shape)) if _is_one(shape[k])]
-    return ones + order
-
-
-def _smaller(a: DimLike, b: DimLike) -> bool:
-    """Whether stride a is certainly the smaller one (it divides b)."""
-    if isinstance(a, int) and isinstance(b, int):
-        return a < b
-    if isinstance(b, int):
-        return False
-    rest = D.mod(b, a)
-    return a != b and isinstance(rest, int) and rest == 0
-
-
-def flat_offset(b: Buffer, index: Sequence[DimLike]) -> DimLike:
-    """Offset of an element in elements."""
-    total = b.offset
-    for i, s in zip(index, b.strides, strict=True):
-        total = total + i * s
-    return D.recombine(total)
-
-
-def _loops(idx: Sequence[DimLike], shape: Sequence[DimLike], target: Buffer) -> list[tuple[str | None, DimLike]]:
-    """Loops over a tensor in the order of its memory."""
-    return [(D.as_symbol(idx[k]), shape[k]) for k in memory_order(target, shape)]
-
-
-def _symbols_behind(load: Expr, axis: int) -> frozenset[str]:
-    """The symbols that an index of a load depends on, also through computed ones."""
-    found = D.symbols(load.index[axis])
-    return found.union(*(E.free_symbols(e) for name, e in load.binds if name in found))
-
-
-def _is_one(d: DimLike) -> bool:
-    return isinstance(d, int) and d == 1
-
-
-def _is_zero(d: DimLike) -> bool:
-    return isinstance(d, int) and d == 0
-
-
-def _format_name(b: Buffer | None, t: Tensor) -> str:
-    if b is None:
-        return ""
-    order = memory_order(b, t.shape)
-    return f"{t.dtype} row-major" if order == list(range(t.rank)) else f"{t.dtype} axes {order}"
-
-
-__all__ = ["Buffer", "KernelSpec", "Lowered", "lower", "substitute"]

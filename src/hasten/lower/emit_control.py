@@ -13,12 +13,13 @@ from hasten.base import dims as D
 from hasten.base import dtypes
 from hasten.base.dims import DimLike
 from hasten.lower import trace as T
+from hasten.lower.formats import Buffer, row_major
 from hasten.lower.schedule import Schedule, symbols
 from hasten.lower.trace import Block, Tensor
 from hasten.vm import program as P
 
 if TYPE_CHECKING:
-    from hasten.lower.emit import Buffer, Emission
+    from hasten.lower.emit import Emission
 
 FIRST_ROUNDS = 16  # rounds that memory of scan outputs has room for at first
 
@@ -56,8 +57,6 @@ def bytes_of(t: Tensor) -> DimLike:
 
 def emit_branch(e: Emission, o: T.Branch) -> None:
     """If."""
-    from hasten.lower.emit import Buffer, row_major
-
     taken = e.fresh("taken")
     e.code.append(P.Read(taken, e.operand(o.condition, "plain").name, 0, o.condition.dtype))
     e.defined.add(taken)
@@ -123,8 +122,6 @@ class _Loop:
 
     def _begin(self) -> None:
         """Memory of carried values with their first contents, and of scan outputs."""
-        from hasten.lower.emit import Buffer, row_major
-
         e, o = self.e, self.o
         for c, r in zip(o.carried, o.results, strict=False):
             e.need(*c.first.shape)
@@ -170,8 +167,6 @@ class _Loop:
 
     def _next(self, c: T.Carried) -> Buffer:
         """The next value in memory that isn't the old one's: it may still be read."""
-        from hasten.lower.emit import Buffer, row_major
-
         e = self.e
         if not c.sizes:
             return e.copy(c.next)
@@ -182,8 +177,6 @@ class _Loop:
         return target
 
     def _replace(self, c: T.Carried, home: Buffer, new: Buffer) -> None:
-        from hasten.lower.emit import Buffer, row_major
-
         e = self.e
         if not c.sizes:
             stand_in = Tensor(e.cx, c.next.dtype, c.next.shape, T.Source("next"))
@@ -201,8 +194,6 @@ class _Loop:
 
     def _grow(self, at: DimLike) -> None:
         """Double the memory of scan outputs when it is full."""
-        from hasten.lower.emit import Buffer
-
         e, o = self.e, self.o
         room = D.symbol(self.room)
         saved, e.code = e.code, []
@@ -224,8 +215,6 @@ class _Loop:
 
 def emit_host(e: Emission, o: T.HostCall) -> None:
     """A host op."""
-    from hasten.lower.emit import Buffer, row_major
-
     inputs: list[P.HostTensor | P.HostObject | None] = []
     for v in o.operands:
         if isinstance(v, Tensor):
