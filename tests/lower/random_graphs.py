@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 OPSET = 20
-SIZES: tuple[dict[str, int], ...] = ({"n": 2, "h": 5, "w": 7}, {"n": 1, "h": 9, "w": 4}, {"n": 3, "h": 6, "w": 19})
+SIZES: tuple[dict[str, int], ...] = (  # p and q fit n and w, or are 1: known only at run time
+    {"n": 2, "h": 5, "w": 7, "p": 2, "q": 1}, {"n": 1, "h": 9, "w": 4, "p": 1, "q": 4}, {"n": 3, "h": 6, "w": 19, "p": 1, "q": 1},
+)  # fmt: skip
 LIMIT = 200.0  # values beyond are dropped: errors must stay comparable
 
 
@@ -535,13 +537,47 @@ def expand(g: Growing) -> Val | None:
     return g.add(name, [np.broadcast_to(a, np.broadcast_shapes(a.shape, b.shape)) for a, b in zip(x.arrays, y.arrays, strict=True)])
 
 
+def compress(g: Growing) -> Val | None:
+    """Sizes that only the run knows."""
+    x = g.pick(lambda v: v.rank > 0)
+    flags = [v for v in g.values if v.name.startswith("in") and v.rank == 1]
+    if x is None or not flags:
+        return None
+    flag = g.choose(flags)
+    axis = next((k for k in range(x.rank) if all(a.shape[k] == f.shape[0] for a, f in zip(x.arrays, flag.arrays, strict=True))), None)
+    if axis is None:
+        return None
+    (cond,) = g.node("Less", [flag.name, g.const(1)])
+    (name,) = g.node("Compress", [x.name, cond], axis=axis)
+    return g.add(name, [np.compress(f < 1, a, axis) for f, a in zip(flag.arrays, x.arrays, strict=True)])
+
+
+def arg_reduce(g: Growing) -> Val | None:
+    """Of an input, whose values are exact."""
+    x = g.pick(lambda v: v.rank > 0 and v.name.startswith("in"))
+    if x is None or g.dtype.name not in ("float32", "float64", "int32", "int64"):
+        return None
+    axis, keep, last = g.draw(st.integers(0, x.rank - 1)), g.draw(st.booleans()), g.draw(st.booleans())
+    op = g.choose(["ArgMax", "ArgMin"])
+    (i,) = g.node(op, [x.name], axis=axis, keepdims=int(keep), select_last_index=int(last))
+    (name,) = g.node("Cast", [i], to=helper.np_dtype_to_tensor_dtype(g.dtype))
+    pick = np.argmax if op == "ArgMax" else np.argmin
+
+    def meaning(a: np.ndarray) -> np.ndarray:
+        found = a.shape[axis] - 1 - pick(np.flip(a, axis), axis) if last else pick(a, axis)
+        return (np.expand_dims(found, axis) if keep else found).astype(a.dtype)
+
+    return g.add(name, [meaning(a) for a in x.arrays])
+
+
 STEPS: dict[str, Step] = {f.__name__: f for f in (
     unary, unary, swish, binary, binary, with_constant, where, transpose, slices, reshape, reshape_by_shape, squeeze, concat, split, gather,
     pad, reduce, softmax, layer_norm, matmul, conv, batch_norm, conv_block, pool, expand,
+    compress, arg_reduce,
 )}  # fmt: skip
-LAYOUT_STEPS = ("transpose", "slices", "reshape", "reshape_by_shape", "concat", "split", "gather", "pad", "squeeze", "expand", "binary", "where")
+LAYOUT_STEPS = ("compress", "transpose", "slices", "reshape", "reshape_by_shape", "concat", "split", "gather", "pad", "squeeze", "expand", "binary", "where")
 IMAGE_STEPS = ("conv", "conv", "batch_norm", "unary", "swish", "conv_block", "pool", "concat", "split", "binary", "slices", "transpose", "reduce", "with_constant")
-SHAPES: tuple[tuple[int | str, ...], ...] = (("n", 4, "h", "w"), ("n", "w", 6), ("h", 10), ("w",), ("n", 4, 1, 1), (4, 3, 2))
+SHAPES: tuple[tuple[int | str, ...], ...] = (("n", 4, "h", "w"), ("p", 4, 1, "q"), ("p", "q", 6), ("n", "w", 6), ("h", 10), ("w",), ("n", 4, 1, 1), (4, 3, 2))
 
 
 @st.composite
@@ -549,7 +585,7 @@ def models(draw: st.DrawFn, steps: Sequence[str] = tuple(STEPS), most: int = 9, 
     """A random model of up to `most` steps over one to three inputs."""
     dtype = np.dtype(draw(st.sampled_from(list(dtypes))))
     g = Growing(draw, np.random.default_rng(draw(st.integers(0, 9))), dtype)
-    shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=2))
+    shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3))
     if set(steps) == set(IMAGE_STEPS):
         shapes = [("n", 4, "h", "w")]
     for shape in shapes:
