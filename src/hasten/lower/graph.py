@@ -6,6 +6,7 @@ What has no rule in `ops` is tried as its ONNX function body, and else becomes a
 from __future__ import annotations
 
 import keyword
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -164,6 +165,7 @@ class _Tracer:
     def apply(self, node: ir.Node, wrapped: Node, inputs: list[Value | None]) -> list[Value | None]:
         while inputs and inputs[-1] is None:
             inputs.pop()
+        _check_types(node, wrapped, inputs)
         rule = find(node.domain, node.op_type)
         reason = "no native kernel for this operator"
         if rule is not None:
@@ -266,6 +268,35 @@ def _captured(node: ir.Node) -> list[ir.Value]:
         if a.type == ir.AttributeType.GRAPH:
             visit(a.value, set())
     return list(found)
+
+
+@functools.cache
+def _formal_types(op_type: str) -> tuple[tuple[str, ...], bool]:
+    """The type variables of an operator's inputs in its newest form, and whether the last one stands for all that follow."""
+    import onnx.defs
+
+    if not onnx.defs.has(op_type):
+        return (), False
+    formals = list(onnx.defs.get_schema(op_type).inputs)
+    repeated = bool(formals) and formals[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
+    if repeated and not formals[-1].is_homogeneous:
+        formals, repeated = formals[:-1], False
+    return tuple(f.type_str for f in formals), repeated
+
+
+def _check_types(node: ir.Node, wrapped: Node, inputs: Sequence[Value | None]) -> None:
+    """Inputs that share a type variable have the same dtype. Raises TypeInferenceError."""
+    if node.domain:
+        return
+    formals, repeated = _formal_types(node.op_type)
+    first: dict[str, tuple[int, str]] = {}
+    for k, x in enumerate(inputs):
+        if not isinstance(x, Tensor) or (k >= len(formals) and not repeated):
+            continue
+        number, dtype = first.setdefault(formals[min(k, len(formals) - 1)], (k, x.dtype))
+        if dtype != x.dtype:
+            names = [v.name if v is not None else "" for v in node.inputs]
+            raise TypeInferenceError(f"{wrapped}: its inputs {names[number]!r} and {names[k]!r} must have one type, not {dtype} and {x.dtype}")
 
 
 def payload(model: ir.Model, node: Any, captured: Sequence[str] = ()) -> bytes:
