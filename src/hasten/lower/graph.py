@@ -5,8 +5,8 @@ What has no rule in `ops` is tried as its ONNX function body, and else becomes a
 
 from __future__ import annotations
 
-import keyword
 import functools
+import keyword
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any

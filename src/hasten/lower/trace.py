@@ -28,62 +28,26 @@ from hasten.base.errors import ModelError, ResourceLimit, TypeInferenceError
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr, Fresh
 from hasten.kernels.spec import KernelSpec
-from hasten.lower.origins import (  # noqa: F401  (part of this module's face)
-    Block as Block,
-)
 from hasten.lower.origins import (
-    Branch as Branch,
-)
-from hasten.lower.origins import (
-    Carried as Carried,
-)
-from hasten.lower.origins import (
-    Check as Check,
-)
-from hasten.lower.origins import (
-    Concat as Concat,
-)
-from hasten.lower.origins import (
-    Const as Const,
-)
-from hasten.lower.origins import (
-    HostCall as HostCall,
-)
-from hasten.lower.origins import (
-    Index as Index,
-)
-from hasten.lower.origins import (
-    Kernel as Kernel,
-)
-from hasten.lower.origins import (
-    Loop as Loop,
-)
-from hasten.lower.origins import (
-    Map as Map,
-)
-from hasten.lower.origins import (
-    Nest as Nest,
-)
-from hasten.lower.origins import (
-    Origin as Origin,
-)
-from hasten.lower.origins import (
-    Shape as Shape,
-)
-from hasten.lower.origins import (
-    Source as Source,
-)
-from hasten.lower.origins import (
-    Stage as Stage,
-)
-from hasten.lower.origins import (
-    Through as Through,
-)
-from hasten.lower.origins import (
-    View as View,
-)
-from hasten.lower.origins import (
-    Woven as Woven,
+    Block,
+    Branch,
+    Carried,
+    Check,
+    Concat,
+    Const,
+    HostCall,
+    Index,
+    Kernel,
+    Loop,
+    Map,
+    Nest,
+    Origin,
+    Shape,
+    Source,
+    Stage,
+    Through,
+    View,
+    Woven,
 )
 
 MAX_BYTES = 1 << 40  # of one tensor, in memory or not
@@ -612,3 +576,10 @@ def _divides(a: DimLike, b: DimLike) -> bool:
 
 def numel(shape: Iterable[DimLike]) -> DimLike:
     return D.product(list(shape))
+
+
+__all__ = [  # with the origins: what reads a trace needs no second import
+    "Block", "Branch", "Carried", "Check", "Concat", "Const", "Context", "HostCall", "Index", "Kernel", "Loop",
+    "Map", "Nest", "Object", "Origin", "Shape", "Source", "Stage", "Tensor", "Through", "Value", "View", "Woven",
+    "numel",
+]
