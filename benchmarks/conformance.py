@@ -111,11 +111,7 @@ def work() -> None:
 def _reason(traceback: str) -> str:
     """The error of a traceback in one line."""
     lines = traceback.strip().splitlines()
-    starts = [
-        k
-        for k, line in enumerate(lines)
-        if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Operator|Dependency|Mismatch|Limit|File)\b", line)
-    ]
+    starts = [k for k, line in enumerate(lines) if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Operator|Dependency|Mismatch|Limit|File)\b", line)]
     return " ".join(" ".join(lines[starts[-1] :]).split()) if starts else lines[-1]
 
 
@@ -139,18 +135,14 @@ def _environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]), **more}
 
 
-def run(
-    configuration: Configuration, names: Iterable[str], seconds: float = 60, tell: Callable[[str], None] = print
-) -> dict[str, Outcome]:
+def run(configuration: Configuration, names: Iterable[str], seconds: float = 60, tell: Callable[[str], None] = print) -> dict[str, Outcome]:
     """The outcome of every case."""
     names = list(names)
     outcomes: dict[str, Outcome] = {}
     options = {"isa": configuration.isa, "host_ops": configuration.host_ops, "threads": 1}
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
-        environment = _environment(
-            CONFORMANCE_OPTIONS=json.dumps(options), CONFORMANCE_SECONDS=str(seconds), CONFORMANCE_REPORT=str(report)
-        )
+        environment = _environment(CONFORMANCE_OPTIONS=json.dumps(options), CONFORMANCE_SECONDS=str(seconds), CONFORMANCE_REPORT=str(report))
         todo, began, idle = names, time.monotonic(), 0
         while todo:
             report.write_text("")
@@ -200,11 +192,7 @@ def operators() -> dict[str, str]:
     found: dict[str, str] = {}
     for kind in ("node", "simple", "pytorch-converted", "pytorch-operator"):
         for case in loader.load_model_tests(kind=kind):
-            model = (
-                case.model
-                if case.model is not None
-                else onnx.load(Path(case.model_dir) / "model.onnx", load_external_data=False)
-            )
+            model = case.model if case.model is not None else onnx.load(Path(case.model_dir) / "model.onnx", load_external_data=False)
             nodes = {(n.domain, n.op_type) for n in model.graph.node}
             only = next(iter(nodes)) if len(nodes) == 1 else None
             found[case.name] = "several operators" if only is None else ".".join(filter(None, only))
@@ -248,9 +236,7 @@ def table(runs: dict[Configuration, dict[str, Outcome]], version: str) -> str:
         reasons = {_short(o[c]) for c in bad for o in (hosted or native) if c in o and o[c].status != "pass"}
         counts = [len(cases), len(good), len(rest), len(bad)]
         totals = [a + b for a, b in zip(totals, counts, strict=True)]
-        lines.append(
-            f"| {operator} | {' | '.join(str(n or '') for n in counts)} | {'; '.join(sorted(reasons))[:300]} |"
-        )
+        lines.append(f"| {operator} | {' | '.join(str(n or '') for n in counts)} | {'; '.join(sorted(reasons))[:300]} |")
     lines += [f"| **all** | {' | '.join(map(str, totals))} | |", ""]
     return "\n".join(lines)
 
@@ -300,14 +286,21 @@ def kept(version: str) -> dict[Configuration, dict[str, Outcome]]:
     old = json.loads(RESULTS.read_text())
     if old["onnx"] != version:
         return {}
-    return {Configuration(r["isa"], r["host_ops"]): {c["case"]: Outcome(**c) for c in r["cases"]} for r in old["runs"]}
+    return {
+        Configuration(r["isa"], r["host_ops"]): {n: Outcome(n, "pass") for n in r["pass"]} | {o["case"]: Outcome(**o) for o in r["others"]} for r in old["runs"]
+    }
 
 
 def write(runs: dict[Configuration, dict[str, Outcome]], version: str) -> None:
     """Both files."""
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     body = [
-        {"isa": c.isa, "host_ops": c.host_ops, "cases": [asdict(o) for o in sorted(r.values(), key=lambda o: o.case)]}
+        {
+            "isa": c.isa,
+            "host_ops": c.host_ops,
+            "pass": sorted(o.case for o in r.values() if o.status == "pass"),
+            "others": [asdict(o) for o in sorted(r.values(), key=lambda o: o.case) if o.status != "pass"],
+        }
         for c, r in runs.items()
     ]
     RESULTS.write_text(json.dumps({"onnx": version, "runs": body}, indent=1) + "\n")
