@@ -399,7 +399,7 @@ class Emission:
         if isinstance(t.size, int) and t.size > FOLD_LIMIT or not self.is_static(t):
             return False
         array = Evaluation(self.cx, {}).of(t)
-        t.origin = T.Const(np.ascontiguousarray(array))
+        t.origin = T.Const(np.ascontiguousarray(array).reshape(array.shape))  # which makes vectors of scalars
         return True
 
     def is_static(self, t: Tensor) -> bool:
