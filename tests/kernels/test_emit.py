@@ -111,7 +111,7 @@ def samples(dtype: str, rng: np.random.Generator) -> np.ndarray:
     if dt.kind in "iu":
         info = np.iinfo(dt)
         x = rng.integers(info.min, info.max, N, dtype=dt, endpoint=True)
-        x[:8] = np.array([0, 1, info.max, info.min, 2, 3, info.max - 1, 5]).astype(dt)
+        x[:8] = np.array([0, 1, info.max, info.min, 2, 3, info.max - 1, 5], object).astype(dt)
         return rng.permutation(x)
     x = (rng.standard_normal(N) * 10).astype(dt)
     x[:12] = [0.0, -0.0, np.inf, -np.inf, np.nan, 0.5, -0.5, 1.5, 2.5, -2.5, 1e30, -1e-30]
