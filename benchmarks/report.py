@@ -10,6 +10,7 @@ makes it; one that was taken on a busy machine says so.
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import re
 import sys
@@ -113,6 +114,33 @@ def accuracy(data: Data) -> str:
     return f"{environment(data, timed=False)}\n\n{table(head, lines)}\n\n{len(rows)} figures, {broken} beyond what is promised."
 
 
+def conformance(data: Data) -> str:
+    """Cases of ONNX's backend suite that pass, for each way of compiling."""
+    rows = []
+    for run in data["runs"]:
+        count = collections.Counter(o["status"] for o in run["others"])
+        total = len(run["pass"]) + sum(count.values())
+        others = [str(count[status]) for status in ("fail", "crash", "skip")]
+        rows.append([run["isa"], "allowed" if run["host_ops"] else "forbidden", str(total), f"{len(run['pass'])} ({len(run['pass']) / total:.1%})", *others])
+    return f"onnx {data['onnx']}.\n\n{table(['instruction set', 'host ops', 'cases', 'passed', 'failed', 'crashed', 'skipped'], rows)}"
+
+
+def robustness(data: Data) -> str:
+    """One line for each question."""
+    rows = []
+    for name, found in data["results"].items():
+        facts = {k: v for k, v in found.items() if not isinstance(v, (list, dict)) or k == "counts"}
+        told = ", ".join(f"{k} {_facts(v)}" for k, v in facts.items())
+        rows.append([name, "broken" if found["broken"] else "fine", told])
+    return table(["what", "result", ""], rows)
+
+
+def _facts(value: Any) -> str:
+    if isinstance(value, int) and abs(value) >= 1 << 20:
+        return f"{value / (1 << 20):.1f} MiB"
+    return " ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+
+
 # Marker on the page -> (result file without .json, what makes its text).
 SECTIONS: dict[str, tuple[str, Callable[[Data], str]]] = {
     "means": ("models", means),
@@ -120,6 +148,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Data], str]]] = {
     "overhead": ("overhead", overhead),
     "compile": ("compile_time", compile_time),
     "accuracy": ("kernel_accuracy", accuracy),
+    "conformance": ("conformance", conformance),
+    "robustness": ("robustness", robustness),
 }
 
 
