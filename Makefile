@@ -32,7 +32,8 @@ bench: $(VENV)/.has-dev
 	@$(VENV)/bin/hasten bench examples/models/*.onnx --against onnxruntime $(SIZES) $(ARGS)
 
 figures: $(VENV)/.has-dev
-	@for program in overhead compile_time models kernel_accuracy; do $(PY) benchmarks/$$program.py $(ARGS) || exit; done
+	@for program in overhead compile_time models; do $(PY) benchmarks/$$program.py $(ARGS) || exit; done
+	@for program in kernel_accuracy conformance robustness; do $(PY) benchmarks/$$program.py || exit; done
 	@$(PY) benchmarks/report.py
 
 lint: $(VENV)/.has-dev
