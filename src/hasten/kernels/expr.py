@@ -136,8 +136,8 @@ def _int_div(a: Any, b: Any) -> Any:
     safe = np.where(b == 0, 1, b)
     q = np.abs(a.astype(object)) // np.abs(safe.astype(object))
     low, count = int(np.iinfo(a.dtype).min), 1 << a.dtype.itemsize * 8
-    exact = np.where(b == 0, 0, np.where((a < 0) != (b < 0), -q, q))
-    return ((exact - low) % count + low).astype(a.dtype)  # the smallest by -1 wraps around
+    exact = np.asarray(np.where(b == 0, 0, np.where((a < 0) != (b < 0), -q, q)), object)
+    return np.asarray((exact - low) % count + low, object).astype(a.dtype)  # the smallest by -1 wraps around
 
 
 OPS: dict[str, OpRow] = {
