@@ -85,7 +85,7 @@ def host_ops_text(names: list[str]) -> str:
 
 
 def _summary(target: Path, compiled: CompiledModel, seconds: float, size: int) -> Any:
-    from hasten.cli.console import facts, size_text, time_text
+    from hasten.cli.console import facts, memory_text, size_text, time_text
 
     report = compiled.report()
     source = "from the cache" if report.from_cache else "cold"
@@ -93,7 +93,7 @@ def _summary(target: Path, compiled: CompiledModel, seconds: float, size: int) -
         [
             ("kernels", f"{report.kernels} ({report.isa}, precision {report.precision})"),
             ("host ops", host_ops_text(report.host_ops)),
-            ("peak memory", f"{report.peak_memory} bytes"),
+            ("peak memory", memory_text(report.peak_memory)),
             ("constants", size_text(report.constants_bytes)),
             ("time", f"{time_text(seconds)} ({source})"),
             ("file", f"{target}, {size_text(size)}"),

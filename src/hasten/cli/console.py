@@ -94,6 +94,13 @@ def size_text(count: int) -> str:
     return f"{count} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
+def memory_text(formula: str) -> str:
+    """Bytes as a formula of the sizes: a number as a size, a long formula by its beginning (the whole is in the JSON)."""
+    if formula.isdecimal():
+        return size_text(int(formula))
+    return f"{formula} bytes" if len(formula) <= 160 else f"{formula[:120]} ... bytes (a long formula of the sizes: whole with --json)"
+
+
 def time_text(seconds: float) -> str:
     """`31.4 us`, `5.27 ms`, `2.1 s`."""
     for limit, factor, unit in ((1e-6, 1e9, "ns"), (1e-3, 1e6, "us"), (1.0, 1e3, "ms")):

@@ -133,7 +133,7 @@ def _summary(compiled: CompiledModel) -> Any:
     from rich.console import Group
 
     from hasten.cli.compile import host_ops_text, signature_table
-    from hasten.cli.console import count_text, facts, size_text
+    from hasten.cli.console import count_text, facts, memory_text, size_text
 
     report = compiled.report()
     nodes = report.to_dict()["nodes"]
@@ -146,7 +146,7 @@ def _summary(compiled: CompiledModel) -> Any:
             ("kernels", report.kernels),
             ("host ops", host_ops_text(report.host_ops)),
             ("compiled for", f"{report.isa}, precision {report.precision}, {count_text(report.threads, 'thread')}"),
-            ("peak memory", f"{report.peak_memory} bytes"),
+            ("peak memory", memory_text(report.peak_memory)),
             ("constants", size_text(report.constants_bytes)),
             ("code", size_text(report.image_bytes)),
         ]
