@@ -8,6 +8,9 @@ from __future__ import annotations
 
 def main() -> None:
     """Entry point of the `hasten` command."""
-    from hasten.cli.app import app
+    try:
+        from hasten.cli.app import app
 
-    app(prog_name="hasten")
+        app(prog_name="hasten")
+    except KeyboardInterrupt:  # while the command itself was being imported
+        raise SystemExit(130) from None
