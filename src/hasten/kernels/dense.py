@@ -21,84 +21,14 @@ FLOPS_PER_NS = 40  # a cautious figure for one core: only used to decide whether
 MOST_PLANES = 4  # up to so many channels an image is read as planes
 
 
-@dataclass(frozen=True)
-class ConvSpec(KernelSpec):
-    """x [N, C, (H,) W] float32 with channels contiguous (or any strides for few channels), packed weights -> [N, O, (OH,) OW].
+class Spatial(KernelSpec):
+    """What every convolution shares: x [N, C, (H,) W] in, [N, O, (OH,) OW] out, lanes along the channels.
 
     `sizes`: "pad_top", "pad_left" and the output's "oh", "ow".
     """
 
-    problem: ConvProblem
-    isa: Isa
     spatial: int
-    sizes: tuple[tuple[str, DimLike], ...] = field(default=())
-
-    @property
-    def name(self) -> str:
-        p = self.problem
-        return f"conv{p.kernel[0]}x{p.kernel[1]}s{p.strides[0]}" + (f"g{p.group}" if p.group > 1 else "")
-
-    @property
-    def accumulates(self) -> bool:
-        return True
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        return ("n", "c", "y", "x") if self.spatial == 2 else ("n", "c", "x")
-
-    @property
-    def lane_axis(self) -> str:
-        return "c"
-
-    def wants(self, operand: int) -> str:
-        if operand:
-            return "plain"
-        return "lanes:1" if self.problem.unit_channels else "strided"
-
-    def known(self, call: Any) -> ConvProblem:
-        """The problem with what the operand's memory tells."""
-        stride = call.strides[0][-1]
-        return replace(self.problem, pixel_stride=stride if isinstance(stride, int) else None)
-
-    def dims(self, call: Any) -> dict[str, DimLike]:
-        shape = call.operands[0].shape
-        return {"n": shape[0], "h": shape[2] if self.spatial == 2 else 1, "w": shape[-1], **dict(self.sizes)}
-
-    def scratch(self, call: Any) -> DimLike:
-        d = self.dims(call)
-        return conv_template.conv_scratch_bytes(self.known(call), self.isa, d["h"], d["w"], d["oh"], d["ow"])
-
-    def operations(self, call: Any) -> DimLike:
-        d = self.dims(call)
-        return conv_template.conv_operations(self.problem, d["n"], d["oh"], d["ow"])
-
-    def work(self, call: Any) -> DimLike:
-        return D.floordiv(self.operations(call), FLOPS_PER_NS)
-
-    def describe(self) -> dict[str, str]:
-        return {"algorithm": "direct convolution"}
-
-    def emit(self, k: Emission) -> None:
-        zero = k.f.const("i64", 0)
-        s = [k.arg[f"in0_s{a}"] for a in range(self.spatial + 2)]
-        strides = {"xs_n": s[0], "xs_c": s[1], "xs_y": s[2] if self.spatial == 2 else zero, "xs_x": s[-1]}
-        arg = {**k.arg, **strides, "x": k.arg["in0"], "weights": k.arg["in1"], "scratch": k.arg.get("scratch", k.f.const("ptr", 0))}
-        conv_template.emit_conv(k.f, self.known(k.call), self.isa, arg, k.thread, k.threads, _only(k.sink, self.axes))
-
-
-@dataclass(frozen=True)
-class DepthwiseSpec(KernelSpec):
-    """Depthwise convolution: x [N, C, (H,) W] float32 with channels contiguous, packed weights -> [N, C * multiplier, (OH,) OW]."""
-
-    problem: DepthwiseProblem
-    isa: Isa
-    spatial: int
-    sizes: tuple[tuple[str, DimLike], ...] = field(default=())
-
-    @property
-    def name(self) -> str:
-        p = self.problem
-        return f"depthwise{p.kernel[0]}x{p.kernel[1]}s{p.strides[0]}"
+    sizes: tuple[tuple[str, DimLike], ...]
 
     @property
     def accumulates(self) -> bool:
@@ -115,14 +45,75 @@ class DepthwiseSpec(KernelSpec):
     def wants(self, operand: int) -> str:
         return "plain" if operand else "lanes:1"
 
-    def known(self, call: Any) -> DepthwiseProblem:
+    def dims(self, call: Any) -> dict[str, DimLike]:
+        shape = call.operands[0].shape
+        return {"n": shape[0], "h": shape[2] if self.spatial == 2 else 1, "w": shape[-1], **dict(self.sizes)}
+
+    def arguments(self, k: Emission) -> dict[str, V]:
+        """The argument words of a convolution template: 1-D is the case of one row."""
+        s = [k.arg[f"in0_s{a}"] for a in range(self.spatial + 2)]
+        strides = {"xs_n": s[0], "xs_c": s[1], "xs_y": s[2] if self.spatial == 2 else k.f.const("i64", 0), "xs_x": s[-1]}
+        return {**k.arg, **strides, "x": k.arg["in0"], "weights": k.arg["in1"], "scratch": k.arg.get("scratch", k.f.const("ptr", 0))}
+
+
+@dataclass(frozen=True)
+class ConvSpec(Spatial):
+    """x [N, C, (H,) W] float32 with channels contiguous (or any strides for few channels), packed weights -> [N, O, (OH,) OW]."""
+
+    problem: ConvProblem
+    isa: Isa
+    spatial: int
+    sizes: tuple[tuple[str, DimLike], ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        p = self.problem
+        return f"conv{p.kernel[0]}x{p.kernel[1]}s{p.strides[0]}" + (f"g{p.group}" if p.group > 1 else "")
+
+    def wants(self, operand: int) -> str:
+        return super().wants(operand) if operand or self.problem.unit_channels else "strided"
+
+    def known(self, call: Any) -> ConvProblem:
         """The problem with what the operand's memory tells."""
         stride = call.strides[0][-1]
         return replace(self.problem, pixel_stride=stride if isinstance(stride, int) else None)
 
-    def dims(self, call: Any) -> dict[str, DimLike]:
-        shape = call.operands[0].shape
-        return {"n": shape[0], "h": shape[2] if self.spatial == 2 else 1, "w": shape[-1], **dict(self.sizes)}
+    def scratch(self, call: Any) -> DimLike:
+        d = self.dims(call)
+        return conv_template.conv_scratch_bytes(self.known(call), self.isa, d["h"], d["w"], d["oh"], d["ow"])
+
+    def operations(self, call: Any) -> DimLike:
+        d = self.dims(call)
+        return conv_template.conv_operations(self.problem, d["n"], d["oh"], d["ow"])
+
+    def work(self, call: Any) -> DimLike:
+        return D.floordiv(self.operations(call), FLOPS_PER_NS)
+
+    def describe(self) -> dict[str, str]:
+        return {"algorithm": "direct convolution"}
+
+    def emit(self, k: Emission) -> None:
+        conv_template.emit_conv(k.f, self.known(k.call), self.isa, self.arguments(k), k.thread, k.threads, _only(k.sink, self.axes))
+
+
+@dataclass(frozen=True)
+class DepthwiseSpec(Spatial):
+    """Depthwise convolution: x [N, C, (H,) W] float32 with channels contiguous, packed weights -> [N, C * multiplier, (OH,) OW]."""
+
+    problem: DepthwiseProblem
+    isa: Isa
+    spatial: int
+    sizes: tuple[tuple[str, DimLike], ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        p = self.problem
+        return f"depthwise{p.kernel[0]}x{p.kernel[1]}s{p.strides[0]}"
+
+    def known(self, call: Any) -> DepthwiseProblem:
+        """The problem with what the operand's memory tells."""
+        stride = call.strides[0][-1]
+        return replace(self.problem, pixel_stride=stride if isinstance(stride, int) else None)
 
     def scratch(self, call: Any) -> DimLike:
         d = self.dims(call)
@@ -139,10 +130,7 @@ class DepthwiseSpec(KernelSpec):
         return {"algorithm": "depthwise convolution"}
 
     def emit(self, k: Emission) -> None:
-        s = [k.arg[f"in0_s{a}"] for a in range(self.spatial + 2)]
-        strides = {"xs_n": s[0], "xs_y": s[2] if self.spatial == 2 else k.f.const("i64", 0), "xs_x": s[-1]}
-        arg = {**k.arg, **strides, "x": k.arg["in0"], "weights": k.arg["in1"], "scratch": k.arg.get("scratch", k.f.const("ptr", 0))}
-        depthwise_template.emit_depthwise(k.f, self.known(k.call), self.isa, arg, k.thread, k.threads, _only(k.sink, self.axes))
+        depthwise_template.emit_depthwise(k.f, self.known(k.call), self.isa, self.arguments(k), k.thread, k.threads, _only(k.sink, self.axes))
 
 
 @dataclass(frozen=True)

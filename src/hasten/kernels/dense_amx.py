@@ -22,6 +22,7 @@ from hasten.kernels.amx_block import ALGORITHM
 from hasten.kernels.amx_packing import COLUMNS, STEP, split_planes
 from hasten.kernels.amx_tile import ROWS
 from hasten.kernels.conv import ConvProblem
+from hasten.kernels.dense import Spatial
 from hasten.kernels.gemm import GemmProblem
 from hasten.kernels.spec import Emission, KernelSpec
 
@@ -86,11 +87,8 @@ def _used(size: int, unit: int) -> float:
 
 
 @dataclass(frozen=True)
-class AmxConvSpec(KernelSpec):
-    """x [N, C, (H,) W] float32 with channels contiguous, weights of `pack_amx_conv_weights` -> [N, O, (OH,) OW].
-
-    `sizes`: "pad_top", "pad_left" and the output's "oh", "ow".
-    """
+class AmxConvSpec(Spatial):
+    """x [N, C, (H,) W] float32 with channels contiguous, weights of `pack_amx_conv_weights` -> [N, O, (OH,) OW]."""
 
     problem: ConvProblem
     products: int
@@ -104,25 +102,6 @@ class AmxConvSpec(KernelSpec):
         p = self.problem
         group = f"g{p.group}" if p.group > 1 else ""
         return f"conv{p.kernel[0]}x{p.kernel[1]}s{p.strides[0]}{group}_{ALGORITHM[self.products]}"
-
-    @property
-    def accumulates(self) -> bool:
-        return True
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        return ("n", "c", "y", "x") if self.spatial == 2 else ("n", "c", "x")
-
-    @property
-    def lane_axis(self) -> str:
-        return "c"
-
-    def wants(self, operand: int) -> str:
-        return "plain" if operand else "lanes:1"
-
-    def dims(self, call: Any) -> dict[str, DimLike]:
-        shape = call.operands[0].shape
-        return {"n": shape[0], "h": shape[2] if self.spatial == 2 else 1, "w": shape[-1], **dict(self.sizes)}
 
     def scratch(self, call: Any) -> DimLike:
         return amx_conv.amx_conv_scratch_bytes(self.problem, self.products, dict(self.sizes)["ow"])
@@ -138,11 +117,8 @@ class AmxConvSpec(KernelSpec):
         return {"algorithm": ALGORITHM[self.products], "precision": self.precision}
 
     def emit(self, k: Emission) -> None:
-        s = [k.arg[f"in0_s{a}"] for a in range(self.spatial + 2)]
-        strides = {"xs_n": s[0], "xs_y": s[2] if self.spatial == 2 else k.f.const("i64", 0), "xs_x": s[-1]}
-        arg = {**k.arg, **strides, "x": k.arg["in0"], "weights": k.arg["in1"]}
         assert k.sink is not None
-        amx_conv.emit_amx_conv(k.f, self.problem, self.products, self.isa, arg, k.thread, k.threads, k.sink)
+        amx_conv.emit_amx_conv(k.f, self.problem, self.products, self.isa, self.arguments(k), k.thread, k.threads, k.sink)
 
 
 @dataclass(frozen=True)
