@@ -1,4 +1,4 @@
-"""Units and JSON."""
+"""Shapes, JSON, tables."""
 
 from __future__ import annotations
 
@@ -9,18 +9,6 @@ import numpy as np
 import pytest
 
 from hasten.cli import console
-
-
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB")])
-def test_sizes(count: int, text: str) -> None:
-    assert console.size_text(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3e-8, "30 ns"), (3.14e-5, "31.4 us"), (0.00527, "5.27 ms"), (2.1, "2.1 s")]
-)
-def test_times(seconds: float, text: str) -> None:
-    assert console.time_text(seconds) == text
 
 
 def test_shapes() -> None:

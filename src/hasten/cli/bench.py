@@ -143,7 +143,8 @@ def _bench(model: Path, peers: list[str], choices: Any, feeding: dict[str, Any],
 def _print(outcome: Outcome) -> None:
     from rich.text import Text
 
-    from hasten.cli.console import count_text, data, note, table, time_text
+    from hasten.base.units import count_text, time_text
+    from hasten.cli.console import data, note, table
 
     rows = []
     for timing in outcome.comparison.timings:
@@ -168,8 +169,9 @@ def _print(outcome: Outcome) -> None:
 
 
 def _print_means(outcomes: list[Outcome], peers: list[str]) -> None:
+    from hasten.base.units import count_text
     from hasten.bench.timing import geometric_mean
-    from hasten.cli.console import count_text, data
+    from hasten.cli.console import data
 
     for name in peers:
         ratios = [outcome.comparison.ratio(name).median for outcome in outcomes if name in outcome.differences]

@@ -31,7 +31,8 @@ def usage(directory: Path | None) -> dict[str, Any]:
 
 def show_cache(cache_dir: Directory = None, json: o.JsonOption = False) -> None:
     """Show where compiled kernels and models are kept, and how much there is."""
-    from hasten.cli.console import data, facts, print_json, size_text
+    from hasten.base.units import size_text
+    from hasten.cli.console import data, facts, print_json
 
     found = usage(cache_dir)
     if json:
@@ -43,7 +44,8 @@ def show_cache(cache_dir: Directory = None, json: o.JsonOption = False) -> None:
 
 def clear_cache(cache_dir: Directory = None, json: o.JsonOption = False) -> None:
     """Delete all compiled kernels and models. They are made again when needed."""
-    from hasten.cli.console import count_text, note, print_json, size_text
+    from hasten.base.units import count_text, size_text
+    from hasten.cli.console import note, print_json
     from hasten.codegen.cache import Cache
 
     before = usage(cache_dir)

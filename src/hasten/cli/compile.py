@@ -85,7 +85,8 @@ def host_ops_text(names: list[str]) -> str:
 
 
 def _summary(target: Path, compiled: CompiledModel, seconds: float, size: int) -> Any:
-    from hasten.cli.console import facts, memory_text, size_text, time_text
+    from hasten.base.units import size_text, time_text
+    from hasten.cli.console import facts, memory_text
 
     report = compiled.report()
     source = "from the cache" if report.from_cache else "cold"

@@ -1,4 +1,4 @@
-"""Printing: data to stdout, words to stderr, sizes and times in units that people read."""
+"""Printing: data to stdout, words to stderr, tables, shapes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from hasten.base.units import size_text
 
 PIPE_WIDTH = 160  # columns of a table where stdout is no terminal: enough not to cut names
 
@@ -85,30 +87,8 @@ def shape_text(shape: Sequence[int | str | None] | None) -> str:
     )
 
 
-def size_text(count: int) -> str:
-    """Bytes in powers of 1024: `1.2 MiB`."""
-    value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while value >= 1024 and len(units) > 1:
-        value /= 1024
-        units.pop(0)
-    return f"{count} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
-
-
 def memory_text(formula: str) -> str:
     """Bytes as a formula of the sizes: a number as a size, a long formula by its beginning (the whole is in the JSON)."""
     if formula.isdecimal():
         return size_text(int(formula))
     return f"{formula} bytes" if len(formula) <= 160 else f"{formula[:120]} ... bytes (a long formula of the sizes: whole with --json)"
-
-
-def time_text(seconds: float) -> str:
-    """`31.4 us`, `5.27 ms`, `2.1 s`."""
-    for limit, factor, unit in ((1e-6, 1e9, "ns"), (1e-3, 1e6, "us"), (1.0, 1e3, "ms")):
-        if seconds < limit:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
-
-
-def count_text(count: int, noun: str) -> str:
-    """`1 kernel`, `31 kernels`."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")

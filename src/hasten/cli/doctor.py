@@ -177,7 +177,8 @@ def advice(found: dict[str, Any]) -> list[str]:
 def _print(found: dict[str, Any]) -> None:
     from rich.text import Text
 
-    from hasten.cli.console import data, facts, note, size_text
+    from hasten.base.units import size_text
+    from hasten.cli.console import data, facts, note
 
     computer, sets, pool = found["machine"], found["instruction_sets"], found["threads"]
     memory = size_text(computer["memory_bytes"]) if computer["memory_bytes"] else "memory unknown"
@@ -202,7 +203,7 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _cache_text(store: dict[str, Any]) -> str:
-    from hasten.cli.console import size_text
+    from hasten.base.units import size_text
 
     if "problem" in store:
         return f"unusable: {store['problem']}"

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten.base.errors import InputError
-from hasten.cli.console import count_text, shape_text
+from hasten.base.units import count_text
+from hasten.cli.console import shape_text
 from hasten.cli.pictures import SUFFIXES, Input, PictureOptions, read_picture
 
 if TYPE_CHECKING:

@@ -132,8 +132,9 @@ def _node_table(compiled: CompiledModel) -> Any:
 def _summary(compiled: CompiledModel) -> Any:
     from rich.console import Group
 
+    from hasten.base.units import count_text, size_text
     from hasten.cli.compile import host_ops_text, signature_table
-    from hasten.cli.console import count_text, facts, memory_text, size_text
+    from hasten.cli.console import facts, memory_text
 
     report = compiled.report()
     nodes = report.to_dict()["nodes"]

@@ -146,7 +146,8 @@ def _number(value: Any) -> Any:
 
 
 def _print_table(outputs: Mapping[str, Any], top: int | None, seconds: float, save: Path | None) -> None:
-    from hasten.cli.console import data, note, table, time_text
+    from hasten.base.units import time_text
+    from hasten.cli.console import data, note, table
 
     rows: list[tuple[str, ...]] = []
     for name, value in outputs.items():
