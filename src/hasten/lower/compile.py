@@ -62,31 +62,50 @@ def constants_blob(program: P.Program, constants: dict[str, np.ndarray]) -> byte
     return bytes(blob)
 
 
+@dataclass
+class Objects:
+    """A compiled but not yet linked model: ELF objects by the names of their texts, in order."""
+
+    program: P.Program
+    objects: dict[str, bytes]
+    constants: bytes
+    report: Report
+    texts: dict[str, str]  # stage -> text
+
+
 def build(traced: Traced, isa: Isa, threads: int, precision: str, cache: cache_room.Cache, progress: Progress | None = None) -> Built:
-    """Compile a traced model. Kernels are compiled on two cores at once and kept in the cache."""
+    """Compile a traced model for this process, or one like it. Kernels are compiled on two cores at once and kept in the cache."""
     from hasten.codegen.link import link
     from hasten.vm import abi
     from hasten.vm.callpath import exports
     from hasten.vm.native import emit_model, emit_runtime
+
+    def drivers(program: P.Program) -> dict[str, str]:
+        texts = {"driver": emit_model(program, isa)} if program.native else {}
+        return texts | {"runtime": emit_runtime(isa)}
+
+    parts = compile_objects(traced, isa, threads, precision, cache, drivers, progress)
+    runtime = link([parts.objects.pop("runtime")], abi.RUNTIME_EXPORTS)
+    image = link(list(parts.objects.values()), exports(parts.program, interpreted=True))
+    parts.report.image_bytes = len(image.rx) + image.rw_size
+    return Built(parts.program, image, runtime, parts.constants, parts.report, parts.texts)
+
+
+def compile_objects(traced: Traced, isa: Isa, threads: int, precision: str, cache: cache_room.Cache, drivers: Callable[[P.Program], dict[str, str]],
+                    progress: Progress | None = None) -> Objects:  # fmt: skip
+    """Compile a traced model's kernels, and the texts that `drivers` makes of its Program."""
     from hasten.vm.text import to_text
 
     program, lowered, report = lower_model(traced, isa, threads, precision)
-    texts = {name: text.replace("KERNEL", name) for name, text in sorted(lowered.kernels.items())}
-    jobs = dict(texts)
-    if program.native:
-        jobs["driver"] = emit_model(program, isa)
-    elif not jobs:
-        jobs["empty"] = "define void @hst_empty() { ret void }\n"  # an image needs some code
-    jobs["runtime"] = emit_runtime(isa)
+    kernels = {name: text.replace("KERNEL", name) for name, text in sorted(lowered.kernels.items())}
+    jobs = kernels or ({} if program.native else {"empty": "define void @hst_empty() { ret void }\n"})  # an image needs some code
+    jobs = jobs | drivers(program)
     objects = compile_all(jobs, isa, cache, progress)
-    runtime = link([objects.pop("runtime")], abi.RUNTIME_EXPORTS)
-    image = link(list(objects.values()), exports(program, interpreted=True))
-    report.image_bytes = len(image.rx) + image.rw_size
     stages = {"regions.txt": regions_text(lowered.report), "program.txt": to_text(program)}
-    stages.update({f"kernels/{n}.ll": t for n, t in texts.items()})
+    stages.update({f"kernels/{n}.ll": t for n, t in kernels.items()})
     if "driver" in jobs:
         stages["driver.ll"] = jobs["driver"]
-    return Built(program, image, runtime, constants_blob(program, lowered.constants), report, stages)
+    return Objects(program, objects, constants_blob(program, lowered.constants), report, stages)
 
 
 def compile_all(jobs: dict[str, str], isa: Isa, cache: cache_room.Cache, progress: Progress | None) -> dict[str, bytes]:

@@ -8,6 +8,11 @@ and the functions
                                                            run (the pointers lie in blocks that `hst_release` frees)
     hst_call                                               the CPython function (METH_FASTCALL) around it
     hst_trim()                                             gives cached scratch memory back to the system
+hst_run asks now and then, in loops, whether to go on: `POLL`, which whoever calls it must define, returns nonzero to end
+the run with STATUS_INTERRUPTED. In Python it lives beside hst_call. A shared library (`hasten.deploy`) has no hst_call; a
+shell in C calls hst_run, defines `POLL`, and asks
+    hst_shapes(ptr inputs, ptr outputs) -> i64             writes the dims of the outputs, as far as those of the inputs
+                                                           tell them (else -1); 0 or STATUS_INPUT
 hst_run returns 0, a kernel's status (see `program.STATUS_MESSAGES`; STATUS_UNKNOWN for numbers that have no message;
 info[0] is then the number of the Call that failed, counted from 1 among those that have a name, or 0), STATUS_INPUT,
 STATUS_INTERRUPTED with an exception of Python set (a signal's handler raised it), or FIRST_CHECK + the number of the
@@ -25,6 +30,7 @@ from hasten.vm.program import Call, Check, If, Instruction, Program, TensorSpec,
 
 ABI = 1
 CONTEXT, RUN, CALL, TRIM = "hst_context", "hst_run", "hst_call", "hst_trim"
+SHAPES, POLL = "hst_shapes", "hst_poll"
 MODEL_EXPORTS = (CONTEXT, RUN, CALL, TRIM)
 """Symbols to export when linking the image of a native Program; an image for the interpreter exports its kernels
 instead."""
@@ -75,6 +81,15 @@ def tensors(specs: Sequence[object]) -> list[TensorSpec]:
         if not isinstance(spec, TensorSpec):
             raise CompileError(f"{spec} is not a tensor: only the interpreter can run this program")
     return list(specs)  # type: ignore[arg-type]
+
+
+def word_offsets(specs: Sequence[object]) -> list[int]:
+    """Where the words of each input or output begin: a pointer and its dims."""
+    offsets, at = [], 0
+    for spec in tensors(specs):
+        offsets.append(at)
+        at += 1 + len(spec.shape)
+    return offsets
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from hasten.vm import abi
 from hasten.vm.abi import CALL, RUN, Word
 from hasten.vm.native.memory import HEADER, RAW, context_word, field
 from hasten.vm.native.sizes import Sizes
-from hasten.vm.program import Program
+from hasten.vm.program import Program, While
 
 TYPE, DATA, RANK, DIMS, DESCRIPTOR, FLAGS = 8, 16, 24, 32, 56, 64
 """Offsets in an ndarray object."""
@@ -28,9 +28,20 @@ _WRAP = "hst_wrap"
 
 
 def emit_call(module: Module, program: Program) -> None:
-    """hst_call into the module that has hst_run."""
+    """hst_call, and what hst_run asks of Python, into the module that has hst_run."""
     _Call(module, program).emit()
     _emit_wrap(module)
+    if any(isinstance(i, While) for i in abi.walk(program.instructions)):
+        _emit_poll(module)
+
+
+def _emit_poll(module: Module) -> None:
+    """hst_poll(): runs Python's handlers of signals that came; nonzero where one raised an exception."""
+    f = module.function(abi.POLL, [], "i64", "noinline", internal=True)
+    state = f.call("PyGILState_Ensure", "i32", [])
+    raised = f.call("PyErr_CheckSignals", "i32", [])
+    f.call("PyGILState_Release", "void", [state])
+    f.ret(f.cast(raised, "i64"))
 
 
 class _Call:

@@ -42,11 +42,10 @@ from hasten.vm.program import (
 )
 
 _DISPATCH = "hst_dispatch"
-_POLL = "hst_poll"
 
 
 def emit_driver(module: Module, program: Program) -> None:
-    """hst_run with all that it needs but the program's kernels, into `module`.
+    """hst_run with all that it needs but the program's kernels and `abi.POLL`, into `module`.
 
     Raises CompileError for a Program with host ops or objects, or one that uses names before it assigns them.
     """
@@ -61,17 +60,6 @@ def emit_driver(module: Module, program: Program) -> None:
     memory.emit_memory(module)
     emit_division(module)
     _emit_dispatch(module)
-    if any(isinstance(i, While) for i in abi.walk(program.instructions)):
-        _emit_poll(module)
-
-
-def _emit_poll(module: Module) -> None:
-    """hst_poll(): runs Python's handlers of signals that came; nonzero where one raised an exception."""
-    f = module.function(_POLL, [], "i64", "noinline", internal=True)
-    state = f.call("PyGILState_Ensure", "i32", [])
-    raised = f.call("PyErr_CheckSignals", "i32", [])
-    f.call("PyGILState_Release", "void", [state])
-    f.ret(f.cast(raised, "i64"))
 
 
 def _emit_dispatch(module: Module) -> None:
@@ -128,7 +116,7 @@ class _Driver:
         self.values: dict[str, V] = {}
         self.variables: dict[str, Var] = {}
         self.constants = {c.buffer: c.offset for c in program.constants}
-        self.outputs_at = _word_offsets([s.shape for s in abi.tensors(program.outputs)])
+        self.outputs_at = abi.word_offsets(program.outputs)
         self.next_check = self.next_site = 0
         self.exit = "exit"
 
@@ -156,7 +144,7 @@ class _Driver:
 
     def bind_inputs(self) -> None:
         f, words = self.f, self.inputs
-        at = _word_offsets([s.shape for s in self.specs])
+        at = abi.word_offsets(self.specs)
         for number, spec in enumerate(self.specs):
             self.set_buffer(spec.buffer, f.load("ptr", f.offset(words, 8 * at[number])))
         for buffer, offset in self.constants.items():
@@ -328,7 +316,7 @@ class _Driver:
         self.rounds.set(count)
         self.fail_if(count > MAX_ROUNDS, STATUS_ROUNDS)
         with f.when((count & (abi.ROUNDS_PER_POLL - 1)).eq(0)):
-            self.fail_if(f.call(_POLL, "i64", []).ne(0), abi.STATUS_INTERRUPTED)
+            self.fail_if(f.call(abi.POLL, "i64", []).ne(0), abi.STATUS_INTERRUPTED)
 
     def declare(self, *blocks: Sequence[Instruction]) -> None:
         """Slots for names that nested blocks assign, so that all paths know them."""
@@ -343,15 +331,6 @@ class _Driver:
         f.store(self.buffer(i.buffer), f.offset(self.outputs, 8 * at))
         for axis, dim in enumerate(i.shape):
             f.store(self.sizes.value(dim), f.offset(self.outputs, 8 * (at + 1 + axis)))
-
-
-def _word_offsets(shapes: Sequence[Sequence[DimLike]]) -> list[int]:
-    """Where the words of each tensor begin: a pointer and its dims."""
-    offsets, at = [], 0
-    for shape in shapes:
-        offsets.append(at)
-        at += 1 + len(shape)
-    return offsets
 
 
 _OPPOSITE: dict[str, Callable[[V, V], V]] = {
