@@ -86,6 +86,7 @@ def measure(product: Product, isa: Isa, peak: float, seconds: float) -> float:
             "b": right,
             "c": c,
             "scratch": aligned([evaluate(gemm_scratch_bytes(problem, isa, m, n, k), {}) // 4 + 16]),
+            "groups": 1,
             "batch": batch,
             "m": m,
             "n": n,

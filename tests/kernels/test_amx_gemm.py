@@ -32,7 +32,7 @@ def multiply(kernel, guarded, level, data: Data, problem: GemmProblem, products:
 
     def emit(f, isa, arg, thread, count):
         def sink(f, acc, where, lanes, mask):
-            p = f.at(arg["c"], (where["b"] * arg["m"] + where["m"]) * arg["n"] + where["n"], 4)
+            p = f.at(arg["c"], ((where["g"] + where["b"]) * arg["m"] + where["m"]) * arg["n"] + where["n"], 4)
             if mask is None:
                 f.store(acc, p)
             else:
@@ -47,15 +47,15 @@ def multiply(kernel, guarded, level, data: Data, problem: GemmProblem, products:
     a = a.reshape(-1)[: max(0, a.size - 3)]
     if problem.b == "packed":
         b = pack_amx_gemm_weights(problem, products, data.b)
-        words = {"bs_b": int(np.prod(b.shape[1:]))}
+        words = {"bs_g": int(np.prod(b.shape[1:]))}
     elif problem.b == "rows":
-        b, words = data.b, {"bs_b": k * n, "bs_k": n}
+        b, words = data.b, {"bs_g": k * n, "bs_k": n}
     else:
-        b, words = np.ascontiguousarray(data.b.transpose(0, 2, 1)), {"bs_b": k * n, "bs_n": k}
+        b, words = np.ascontiguousarray(data.b.transpose(0, 2, 1)), {"bs_g": k * n, "bs_n": k}
     scratch = guarded(int(evaluate(amx_gemm_scratch_bytes(problem, products, m, n, k), {})), 64)
     scratch.array([scratch.nbytes // 4])[...] = np.nan
     c = guarded.of(np.full((batch, m, n), 77, np.float32))
-    sizes = {"batch": batch, "m": m, "n": n, "k": k, "as_b": m * pitch, "as_m": pitch}
+    sizes = {"groups": batch, "batch": 1, "m": m, "n": n, "k": k, "as_g": m * pitch, "as_m": pitch}
     compiled.run(threads, a=guarded.of(a), b=guarded.of(b), scratch=scratch, c=c, **sizes, **words)
     return c.array((batch, m, n))
 

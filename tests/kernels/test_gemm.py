@@ -34,6 +34,7 @@ class Case:
     def __init__(self, batch: int, m: int, k: int, n: int, seed: int):
         rng = np.random.default_rng(seed)
         self.batch, self.m, self.k, self.n = batch, m, k, n
+        self.groups = 2 if batch % 2 == 0 else 1
         self.a = rng.standard_normal((batch, m, k), np.float32)
         self.b = rng.standard_normal((batch, k, n), np.float32)
         a, b = self.a.astype(np.float64), self.b.astype(np.float64)
@@ -41,7 +42,7 @@ class Case:
 
 
 def store_sink(f, arg, begin_calls=None):
-    """C[b, m, n] contiguous, with a bias along n."""
+    """C[g, b, m, n] contiguous, with a bias along n."""
     state = {}
 
     class Sink:
@@ -52,7 +53,7 @@ def store_sink(f, arg, begin_calls=None):
 
         def __call__(self, f, acc, where, lanes, mask):
             value = acc + state[where["n"].name]
-            at = (where["b"] * arg["m"] + where["m"]) * arg["n"] + where["n"]
+            at = ((where["g"] * arg["batch"] + where["b"]) * arg["m"] + where["m"]) * arg["n"] + where["n"]
             p = f.at(arg["c"], at, 4)
             if mask is None:
                 f.store(value, p)
@@ -88,6 +89,7 @@ def run_case(kernel, guarded, bound, level, case, problem, threads):
         b, b_words = case.b, {"bs_b": case.k * case.n, "bs_k": case.n}
     else:
         b, b_words = np.ascontiguousarray(case.b.transpose(0, 2, 1)), {"bs_b": case.k * case.n, "bs_n": case.k}
+    a_words["as_g"], b_words["bs_g"] = (s * (case.batch // case.groups) for s in (a_words["as_b"], b_words["bs_b"]))
     bias = np.random.default_rng(1).standard_normal(case.n, np.float32)
     scratch = guarded(int(evaluate(gemm_scratch_bytes(problem, isa, case.m, case.n, case.k), {})), 64)
     c = guarded.of(np.full(case.want.shape, np.nan, np.float32))
@@ -96,7 +98,8 @@ def run_case(kernel, guarded, bound, level, case, problem, threads):
         a=guarded.of(last),
         b=guarded.of(b),
         scratch=scratch,
-        batch=case.batch,
+        groups=case.groups,
+        batch=case.batch // case.groups,
         m=case.m,
         n=case.n,
         k=case.k,

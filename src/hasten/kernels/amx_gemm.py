@@ -1,4 +1,4 @@
-"""Matrix products on AMX tiles: C[b, m, n] = sum over k of A[b, m, k] * B[b, k, n], float32, results given to a sink.
+"""Matrix products on AMX tiles: C[g, b, m, n] = sum over k of A[g, b, m, k] * B[g, b, k, n], float32, results given to a sink.
 
 Strips of A's rows are split into bfloat16 planes in scratch once and used for all panels of B (kernels.amx_block says
 how products of planes make a float32 product). B is a packed constant, or a run-time matrix that is split and packed
@@ -19,7 +19,7 @@ from hasten.kernels import amx_block, moves, tile
 from hasten.kernels.amx_block import PIXELS, PLANES, SLACK_BYTES, Blocks, Right, Splitter, Strip, Sum
 from hasten.kernels.amx_packing import COLUMNS, PAIRS, STEP, pack_tiles
 from hasten.kernels.amx_tile import ROW_BYTES, TILE_BYTES, Tiles
-from hasten.kernels.gemm import GemmProblem
+from hasten.kernels.gemm import Batch, GemmProblem
 from hasten.kernels.moves import FLOAT
 from hasten.kernels.tile import Epilogue, Sink
 
@@ -61,7 +61,7 @@ def emit_amx_gemm(
 ) -> None:
     """Emit the product into `f`, whose argument words (kernels.gemm.GEMM_ARGS) are loaded as arg[name].
 
-    A has unit stride along k (problem.a == "rows"). The sink sees indices b, m, n.
+    A has unit stride along k (problem.a == "rows"). The sink sees indices g, b, m, n.
     """
     assert problem.a == "rows", "the tiles read A by rows"
     _Gemm(f, problem, products, isa, arg, sink).emit(thread, threads)
@@ -87,31 +87,31 @@ class _Gemm:
         self.packer = None if self.packed else _Packer(self)
         blocks = (m + (PIXELS - 1)) / PIXELS
         panels = (f.coerce(self.n, "i64") + (self.columns * COLUMNS - 1)) / (self.columns * COLUMNS)
-        rows, columns = tile.split_work(f, thread, threads, self.arg["batch"] * blocks, panels)
+        rows, columns = tile.split_work(f, thread, threads, self.arg["groups"] * self.arg["batch"] * blocks, panels)
         most = f.smax(_plane_budget(self.products) / f.smax(f.coerce(self.steps, "i64") * TILE_BYTES * 2, 1), 1)
         most = f.smin(most, blocks)
         unit = f.var("i64", rows[0])
         with f.forever() as loop:
             now = unit.get()
             loop.break_if(now >= rows[1])
-            batch = now / blocks
-            block = now - batch * blocks
+            number = now / blocks
+            block = now - number * blocks
             count = f.smin(f.smin(blocks - block, rows[1] - now), most)
             first = block * PIXELS
-            self._strip(batch, first, f.smin(count * PIXELS, m - first), most * PIXELS, columns)
+            self._strip(Batch.of(self.arg, number), first, f.smin(count * PIXELS, m - first), most * PIXELS, columns)
             unit.set(now + count)
         tiles.release()
 
-    def _strip(self, batch: V, first: V, rows: V, most: V, columns: tuple[V, V]) -> None:
+    def _strip(self, batch: Batch, first: V, rows: V, most: V, columns: tuple[V, V]) -> None:
         """Rows first, first + 1, ... of one batch by this thread's panels; the strip has room for `most` rows."""
         f, arg = self.f, self.arg
         block_bytes = (most + 1) * ROW_BYTES
         strip = Strip(arg["scratch"], block_bytes * self.steps, block_bytes)
-        source = f.at(arg["a"], batch * arg["as_b"] + first * arg["as_m"], FLOAT)
+        source = f.at(arg["a"], batch.a + first * arg["as_m"], FLOAT)
         self.left_splitter.forget()
         self._split_rows(strip, source, rows, whole=False)
         filled = self._begin_special(strip, source, rows)
-        matrix = f.at(arg["b"], batch * arg["bs_b"], SHORT if self.packed else FLOAT)
+        matrix = f.at(arg["b"], batch.b, SHORT if self.packed else FLOAT)
         width = self.columns * COLUMNS
         total = Sum(self.steps)
         with f.loop(columns[0], columns[1]) as panel:
@@ -121,7 +121,7 @@ class _Gemm:
             else:
                 b = self.packer.pack(matrix, column, strip)
                 self._also_special(strip, filled, source, rows, matrix, column)
-            epilogue = Epilogue(f, self.sink, "m", "n", {"b": batch}, self.n, row_base=first)
+            epilogue = Epilogue(f, self.sink, "m", "n", batch.where, self.n, row_base=first)
 
             def give(buffer: V, start: V, count: V) -> None:
                 epilogue.looped(self.blocks.shape, buffer, start, 0, count, column)  # noqa: B023

@@ -133,12 +133,11 @@ class DepthwiseSpec(Spatial):
         depthwise_template.emit_depthwise(k.f, self.known(k.call), self.isa, self.arguments(k), k.thread, k.threads, _only(k.sink, self.axes))
 
 
-@dataclass(frozen=True)
-class GemmSpec(KernelSpec):
-    """A [B, M, K] (strided) times B [B, K, N] (strided, or packed: one matrix for all batches) -> [B, M, N], float32."""
+class Product(KernelSpec):
+    """What every matrix product shares: A [G, B, M, K] (strided) times B [G, B, K, N] (strided, or packed: one matrix for
+    all) -> [G, B, M, N], float32, lanes along N."""
 
     problem: GemmProblem
-    isa: Isa
 
     @property
     def accumulates(self) -> bool:
@@ -146,7 +145,7 @@ class GemmSpec(KernelSpec):
 
     @property
     def axes(self) -> tuple[str, ...]:
-        return ("b", "m", "n")
+        return ("g", "b", "m", "n")
 
     @property
     def lane_axis(self) -> str:
@@ -154,37 +153,49 @@ class GemmSpec(KernelSpec):
 
     def wants(self, operand: int) -> str:
         if operand == 0:
-            return "lanes:2" if self.problem.a == "rows" else "lanes:1"
-        return {"packed": "plain", "rows": "lanes:2", "columns": "lanes:1"}[self.problem.b]
-
-    def known(self, call: Any) -> GemmProblem:
-        pitch = call.strides[0][1]
-        return replace(self.problem, a_pitch=pitch if self.problem.a == "rows" and isinstance(pitch, int) else None)
+            return "lanes:3" if self.problem.a == "rows" else "lanes:2"
+        return {"packed": "plain", "rows": "lanes:3", "columns": "lanes:2"}[self.problem.b]
 
     def dims(self, call: Any) -> dict[str, DimLike]:
-        batch, m, n = call.results[0].shape
-        return {"batch": batch, "m": m, "n": n, "k": call.operands[0].shape[2]}
+        groups, batch, m, n = call.results[0].shape
+        return {"groups": groups, "batch": batch, "m": m, "n": n, "k": call.operands[0].shape[3]}
+
+    def operations(self, call: Any) -> DimLike:
+        d = self.dims(call)
+        return d["groups"] * gemm_template.gemm_operations(self.problem, d["batch"], d["m"], d["n"], d["k"])
+
+    def arguments(self, k: Emission) -> dict[str, V]:
+        """The argument words of a product's template."""
+        zero = k.f.const("i64", 0)
+        strides = {f"as_{axis}": k.arg[f"in0_s{i}"] for i, axis in enumerate("gbmk")}
+        strides |= {f"bs_{axis}": zero if self.problem.b == "packed" else k.arg[f"in1_s{i}"] for i, axis in enumerate("gbkn")}
+        return {**k.arg, **strides, "a": k.arg["in0"], "b": k.arg["in1"], "scratch": k.arg.get("scratch", k.f.const("ptr", 0))}
+
+
+@dataclass(frozen=True)
+class GemmSpec(Product):
+    """A product by the register tile."""
+
+    problem: GemmProblem
+    isa: Isa
+
+    def known(self, call: Any) -> GemmProblem:
+        """The problem with what the operand's memory tells."""
+        pitch = call.strides[0][2]
+        return replace(self.problem, a_pitch=pitch if self.problem.a == "rows" and isinstance(pitch, int) else None)
 
     def scratch(self, call: Any) -> DimLike:
         d = self.dims(call)
         return gemm_template.gemm_scratch_bytes(self.known(call), self.isa, d["m"], d["n"], d["k"])
 
     def work(self, call: Any) -> DimLike:
-        d = self.dims(call)
-        return D.floordiv(d["batch"] * d["m"] * d["n"] * d["k"] * 2, FLOPS_PER_NS)
+        return D.floordiv(self.operations(call), FLOPS_PER_NS)
 
     def describe(self) -> dict[str, str]:
         return {"algorithm": "register-tiled product"}
 
     def emit(self, k: Emission) -> None:
-        zero = k.f.const("i64", 0)
-        strides = {"as_b": k.arg["in0_s0"], "as_m": k.arg["in0_s1"], "as_k": k.arg["in0_s2"]}
-        if self.problem.b == "packed":
-            strides.update(bs_b=zero, bs_k=zero, bs_n=zero)
-        else:
-            strides.update(bs_b=k.arg["in1_s0"], bs_k=k.arg["in1_s1"], bs_n=k.arg["in1_s2"])
-        arg = {**k.arg, **strides, "a": k.arg["in0"], "b": k.arg["in1"], "scratch": k.arg.get("scratch", k.f.const("ptr", 0))}
-        gemm_template.emit_gemm(k.f, self.known(k.call), self.isa, arg, k.thread, k.threads, _only(k.sink, self.axes))
+        gemm_template.emit_gemm(k.f, self.known(k.call), self.isa, self.arguments(k), k.thread, k.threads, _only(k.sink, self.axes))
 
 
 def _only(sink: Sink | None, axes: tuple[str, ...]) -> Sink:

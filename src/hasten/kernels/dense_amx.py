@@ -17,14 +17,14 @@ import numpy as np
 from hasten.base import dims as D
 from hasten.base.dims import DimLike
 from hasten.codegen.isa import Isa
-from hasten.kernels import amx_conv, amx_gemm, conv, gemm
+from hasten.kernels import amx_conv, amx_gemm, conv
 from hasten.kernels.amx_block import ALGORITHM
 from hasten.kernels.amx_packing import COLUMNS, STEP, split_planes
 from hasten.kernels.amx_tile import ROWS
 from hasten.kernels.conv import ConvProblem
-from hasten.kernels.dense import Spatial
+from hasten.kernels.dense import Product, Spatial
 from hasten.kernels.gemm import GemmProblem
-from hasten.kernels.spec import Emission, KernelSpec
+from hasten.kernels.spec import Emission
 
 PRODUCTS = {"highest": 6, "high": 3, "medium": 1}
 FLOPS_PER_NS = {6: 100, 3: 200, 1: 400}  # cautious figures for one core: only used to decide whether sharing pays
@@ -122,9 +122,8 @@ class AmxConvSpec(Spatial):
 
 
 @dataclass(frozen=True)
-class AmxGemmSpec(KernelSpec):
-    """A [B, M, K] (rows contiguous) times B [B, K, N] (strided, or weights of `pack_amx_gemm_weights` for all batches)
-    -> [B, M, N], float32."""
+class AmxGemmSpec(Product):
+    """A product on tiles: A with rows contiguous, B strided or weights of `pack_amx_gemm_weights`."""
 
     problem: GemmProblem
     products: int
@@ -135,32 +134,9 @@ class AmxGemmSpec(KernelSpec):
     def name(self) -> str:
         return f"gemm_{ALGORITHM[self.products]}"
 
-    @property
-    def accumulates(self) -> bool:
-        return True
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        return ("b", "m", "n")
-
-    @property
-    def lane_axis(self) -> str:
-        return "n"
-
-    def wants(self, operand: int) -> str:
-        return {"packed": "plain", "rows": "lanes:2", "columns": "lanes:1"}[self.problem.b] if operand else "lanes:2"
-
-    def dims(self, call: Any) -> dict[str, DimLike]:
-        batch, m, n = call.results[0].shape
-        return {"batch": batch, "m": m, "n": n, "k": call.operands[0].shape[2]}
-
     def scratch(self, call: Any) -> DimLike:
         d = self.dims(call)
         return amx_gemm.amx_gemm_scratch_bytes(self.problem, self.products, d["m"], d["n"], d["k"])
-
-    def operations(self, call: Any) -> DimLike:
-        d = self.dims(call)
-        return gemm.gemm_operations(self.problem, d["batch"], d["m"], d["n"], d["k"])
 
     def work(self, call: Any) -> DimLike:
         return D.floordiv(self.operations(call), FLOPS_PER_NS[self.products])
@@ -169,10 +145,6 @@ class AmxGemmSpec(KernelSpec):
         return {"algorithm": ALGORITHM[self.products], "precision": self.precision}
 
     def emit(self, k: Emission) -> None:
-        zero = k.f.const("i64", 0)
-        names = ("bs_b", "bs_k", "bs_n")
-        strides = {n: zero if self.problem.b == "packed" else k.arg[f"in1_s{i}"] for i, n in enumerate(names)}
-        strides |= {"as_b": k.arg["in0_s0"], "as_m": k.arg["in0_s1"]}
-        arg = {**k.arg, **strides, "a": k.arg["in0"], "b": k.arg["in1"]}
         assert k.sink is not None
+        arg = self.arguments(k)
         amx_gemm.emit_amx_gemm(k.f, self.problem, self.products, self.isa, arg, k.thread, k.threads, k.sink)

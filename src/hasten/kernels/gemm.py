@@ -1,8 +1,8 @@
-"""Matrix products: C[b, m, n] = sum over k of A[b, m, k] * B[b, k, n], float32, results given to a sink.
+"""Matrix products: C[g, b, m, n] = sum over k of A[g, b, m, k] * B[g, b, k, n], float32, results given to a sink.
 
 B is a packed constant, or a run-time matrix that is packed panel by panel into scratch where that pays. A is read in
 place where its row pitch is known and harmless for the cache, else strips of its rows are copied to scratch. Sizes and
-strides are run-time words (elements).
+strides are run-time words (elements): with two batch axes, attention's heads are read where they lie.
 """
 
 from __future__ import annotations
@@ -48,13 +48,16 @@ GEMM_ARGS: tuple[tuple[str, str], ...] = (
     ("a", "ptr"),
     ("b", "ptr"),
     ("scratch", "ptr"),
+    ("groups", "i64"),
     ("batch", "i64"),
     ("m", "i64"),
     ("n", "i64"),
     ("k", "i64"),
+    ("as_g", "i64"),
     ("as_b", "i64"),
     ("as_m", "i64"),
     ("as_k", "i64"),
+    ("bs_g", "i64"),
     ("bs_b", "i64"),
     ("bs_k", "i64"),
     ("bs_n", "i64"),
@@ -68,6 +71,22 @@ def gemm_args(problem: GemmProblem) -> tuple[tuple[str, str], ...]:
     matrix, or 0.
     """
     return GEMM_ARGS
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One of the products: its index on both batch axes, and where its operands begin (elements)."""
+
+    where: dict[str, V]
+    a: V
+    b: V
+
+    @classmethod
+    def of(cls, arg: Mapping[str, V], number: V) -> Batch:
+        """Product `number` of groups x batch."""
+        g = number.udiv(arg["batch"])
+        b = number - g * arg["batch"]
+        return cls({"g": g, "b": b}, *(g * arg[f"{x}s_g"] + b * arg[f"{x}s_b"] for x in "ab"))
 
 
 def gemm_plan(problem: GemmProblem, isa: Isa) -> Plan:
@@ -131,7 +150,7 @@ def _strip_bytes(layout: _Layout) -> int:
 def emit_gemm(
     f: Function, problem: GemmProblem, isa: Isa, arg: Mapping[str, V], thread: V, threads: V, sink: Sink
 ) -> None:
-    """Emit the product into `f`, whose argument words are loaded as arg[name]. The sink sees indices b, m, n."""
+    """Emit the product into `f`, whose argument words are loaded as arg[name]. The sink sees indices g, b, m, n."""
     _Gemm(f, problem, isa, arg, thread, threads, sink).emit()
 
 
@@ -152,25 +171,26 @@ class _Gemm:
         f, most, width = self.f, self.layout.tallest, self.plan.width
         blocks = (self.arg["m"] + (most - 1)) / most
         panels = (f.coerce(self.n, "i64") + (width - 1)) / width
-        rows, columns = tile.split_work(f, self.thread, self.threads, self.arg["batch"] * blocks, panels)
+        units = self.arg["groups"] * self.arg["batch"] * blocks
+        rows, columns = tile.split_work(f, self.thread, self.threads, units, panels)
         unit = f.var("i64", rows[0])
         with f.forever() as loop:
             now = unit.get()
             loop.break_if(now >= rows[1])
-            batch = now / blocks
-            block = now - batch * blocks
+            number = now / blocks
+            block = now - number * blocks
             count = f.smin(blocks - block, rows[1] - now)
             if self.layout.strip is not None:
                 count = f.smin(count, self.layout.strip // most)
             first = block * most
-            self._strip(batch, first, f.smin(count * most, self.arg["m"] - first), columns)
+            self._strip(Batch.of(self.arg, number), first, f.smin(count * most, self.arg["m"] - first), columns)
             unit.set(now + count)
 
-    def _strip(self, batch: V, first: V, rows: V, columns: tuple[V, V]) -> None:
+    def _strip(self, batch: Batch, first: V, rows: V, columns: tuple[V, V]) -> None:
         """Rows first, first + 1, ... of one batch by this thread's panels."""
         f, p, arg = self.f, self.problem, self.arg
         pitch: int | V = self.layout.pitch if self.layout.pitch is not None else arg["as_m"]
-        a = f.at(arg["a"], batch * arg["as_b"], FLOAT)
+        a = f.at(arg["a"], batch.a, FLOAT)
         step: int | V = FLOAT
         if p.a == "columns":
             a, pitch, step = f.at(a, first, FLOAT), 1, arg["as_k"] * FLOAT
@@ -178,8 +198,8 @@ class _Gemm:
             a = f.at(a, first * arg["as_m"], FLOAT)
             if self.layout.copies:
                 a = self._copy_rows(a, rows)
-        matrix = f.at(arg["b"], batch * arg["bs_b"], FLOAT)
-        epilogue = Epilogue(f, self.sink, "m", "n", {"b": batch}, self.n, row_base=first)
+        matrix = f.at(arg["b"], batch.b, FLOAT)
+        epilogue = Epilogue(f, self.sink, "m", "n", batch.where, self.n, row_base=first)
         whole = p.m is not None and p.m % self.layout.tallest == 0
         unrolled = tile.unrolls(self.sink, p.k)
         walk = Blocks(self.plan, rows, overlap=True, unrolled=unrolled, whole=whole)
@@ -189,7 +209,7 @@ class _Gemm:
             if p.a == "rows" and p.b == "columns":
                 with f.when((rows <= MOST_DOT_ROWS) & (f.coerce(self.n, "i64") - column >= self.plan.width)):
                     self._dots(
-                        f.at(arg["a"], batch * arg["as_b"] + first * arg["as_m"], FLOAT), rows, matrix, column, epilogue
+                        f.at(arg["a"], batch.a + first * arg["as_m"], FLOAT), rows, matrix, column, epilogue
                     )
                     f.jump(done)
             b, b_bytes = self._panel(matrix, panel, column, rows)

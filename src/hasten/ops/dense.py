@@ -102,15 +102,15 @@ def fast_matmul(cx: Context, a: Tensor, b: Tensor, dtype: str) -> Tensor | None:
         matrix = np.asarray(weights, np.float32).reshape(weights.shape[-2:])
         spec, values = gemm_kernel(cx, isa, problem, matrix, a.dtype, a.shape[:-1])
         rows = D.product(a.shape[:-1])
-        left = cx.reshape(_float32(cx, a), (1, rows, k))
-        y = cx.kernel(spec, [left, cx.const(values)], [("float32", (1, rows, n))])[0]
-        return _rounded(cx, cx.reshape(y, (*batch, m, n)) if len(batch) + 2 != 3 or not _one(batch[0]) else y, dtype)
-    count = D.product(batch)
-    left = cx.reshape(cx.broadcast_to(_float32(cx, a), (*batch, m, k)), (count, m, k))
-    right = cx.reshape(cx.broadcast_to(_float32(cx, b), (*batch, k, n)), (count, k, n))
+        left = cx.reshape(_float32(cx, a), (1, 1, rows, k))
+        y = cx.kernel(spec, [left, cx.const(values)], [("float32", (1, 1, rows, n))])[0]
+        return _rounded(cx, cx.reshape(y, (*batch, m, n)), dtype)
+    pair = two_axes(batch)
+    left = cx.reshape(cx.broadcast_to(_float32(cx, a), (*batch, m, k)), (*pair, m, k))
+    right = cx.reshape(cx.broadcast_to(_float32(cx, b), (*batch, k, n)), (*pair, k, n))
     problem = GemmProblem(**known, b="columns" if _transposed(b) else "rows", a="columns" if _transposed(a) else "rows")
     spec, _ = gemm_kernel(cx, isa, problem, None, a.dtype, (m,))
-    y = cx.kernel(spec, [left, right], [("float32", (count, m, n))])[0]
+    y = cx.kernel(spec, [left, right], [("float32", (*pair, m, n))])[0]
     return _rounded(cx, cx.reshape(y, (*batch, m, n)), dtype)
 
 
@@ -145,8 +145,9 @@ def _static(d: DimLike) -> int | None:
     return d if isinstance(d, int) else None
 
 
-def _one(d: DimLike) -> bool:
-    return isinstance(d, int) and d == 1
+def two_axes(batch: tuple[DimLike, ...]) -> tuple[DimLike, DimLike]:
+    """Batch axes as the two that products have: the last one, and those before it as one."""
+    return (D.product(batch[:-1]), batch[-1]) if batch else (1, 1)
 
 
 def _rounded(cx: Context, y: Tensor, dtype: str) -> Tensor:
