@@ -549,7 +549,7 @@ def test_report_evaluates() -> None:
         assert D.evaluate(D.parse(row.bytes), {"n": 7}) >= 0
         assert D.evaluate(D.parse(row.operations), {"n": 7}) >= 0
     product = next(n for n in report.nodes if n.op == "MatMul")
-    assert D.evaluate(D.parse(product.bytes), {"n": 7}) == 7 * 3 * 4
+    assert D.evaluate(D.parse(product.written), {"n": 7}) == 7 * 3 * 4
 
 
 def test_progress(tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ from hasten.kernels import spec as kernel_spec
 from hasten.kernels.emit import Arguments, Emitter, Words
 from hasten.kernels.expr import Expr
 from hasten.kernels.nest import NestProblem, StageProblem, StoreProblem
+from hasten.lower import accounts
 from hasten.lower import trace as T
+from hasten.lower.accounts import Account
 from hasten.lower.emit_control import emit_branch, emit_host, emit_loop
 from hasten.lower.evaluate import Evaluation
 from hasten.lower.formats import Buffer, flat_offset, format_name, is_one, is_row_major, is_zero, loops, memory_order, row_major, symbols_behind
@@ -81,7 +83,7 @@ class Emission:
         self.code: list[P.Instruction] = self.lowered.program.instructions
         self.buffers: dict[int, Buffer] = {}
         self.defined: set[str] = set()
-        self.const_names: dict[bytes, str] = {}
+        self.const_names: dict[tuple[int, bytes], list[str]] = {}  # size and first bytes -> names of constants
         self.names: dict[str, int] = {}
         self.done: set[int] = set()
         self.static: dict[int, bool] = {}
@@ -274,11 +276,14 @@ class Emission:
 
     def _constant(self, array: np.ndarray, t: Tensor) -> Buffer:
         data = np.ascontiguousarray(array)
-        key = hashlib.blake2b(data.tobytes() + str(data.dtype).encode(), digest_size=16).digest()
-        if key not in self.const_names:
-            self.const_names[key] = self.fresh("c")
-            self.lowered.constants[self.const_names[key]] = data.reshape(-1).view(np.uint8) if data.size else np.zeros(0, np.uint8)
-        return Buffer(self.const_names[key], row_major(t.shape))
+        raw = data.reshape(-1).view(np.uint8) if data.size else np.zeros(0, np.uint8)
+        twins = self.const_names.setdefault((raw.size, raw[:256].tobytes()), [])
+        name = next((n for n in twins if np.array_equal(self.lowered.constants[n], raw)), None)
+        if name is None:
+            name = self.fresh("c")
+            twins.append(name)
+            self.lowered.constants[name] = raw
+        return Buffer(name, row_major(t.shape))
 
     def buffer(self, t: Tensor) -> Buffer | None:
         """Where t lies in memory, if it does: its own memory, or another tensor's seen through views with plain strides."""
@@ -557,7 +562,13 @@ class Emission:
         cycles = sum(E.cost(e) for e in problem.exprs()) + 1
         text = nest.emit(problem, self.isa)
         work = D.floordiv(points * cycles, 2 * self.isa.lanes(32))
-        self._call(text.text, text.words, work, what, t, points * max(1, cycles - 1), "generic nest")
+        account = accounts.of_nest(outer, inner, stages, [(value, stored) for value, stored, *_ in stores], inner_store, self.held)
+        self._call(text.text, text.words, work, what, t, account, "generic nest")
+
+    def held(self, t: Tensor) -> DimLike:
+        """Elements of the memory of t: those along axes of stride 0 are the same ones."""
+        have = self.buffer(t)
+        return t.size if have is None else D.product([n for n, s in zip(t.shape, have.strides, strict=True) if not is_zero(s)])
 
     def _resolve(self, e: Expr, memo: dict[int, Expr]) -> Expr:
         """Loads of tensors become loads of buffers at offsets."""
@@ -578,7 +589,7 @@ class Emission:
         """A hand-written kernel that stores its results itself (row-major)."""
         operands = [self.operand(u, o.spec.wants(k)) for k, u in enumerate(o.operands)]
         results = [self.allocate(u) for u in o.results]
-        self._spec_call(o, operands, results, None, o.results[0])
+        self._spec_call(o, operands, results, None, o.results[0], accounts.of_results(o.results))
 
     def _sink_kernel(self, last: Tensor, root: Tensor, own_of: Inverse) -> None:
         """A kernel that hands its elements to a sink: the epilogue and the store are emitted there."""
@@ -595,9 +606,12 @@ class Emission:
         memo: dict[int, Expr] = {}
         resolved = self._resolve(value, memo)
         target = self.allocate(last, order)
-        self._spec_call(o, operands, [], (resolved, last.dtype, target, flat_offset(target, own)), last)
+        epilogue = accounts.of_nest([(str(i), n) for i, n in zip(idx, root.shape, strict=True)], (), (), [(value, last.dtype)], False, self.held)
+        self._spec_call(o, operands, [], (resolved, last.dtype, target, flat_offset(target, own)), last, epilogue)
 
-    def _spec_call(self, o: T.Kernel, operands: list[Buffer], results: list[Buffer], sink: tuple[Expr, str, Buffer, DimLike] | None, t: Tensor) -> None:
+    def _spec_call(self, o: T.Kernel, operands: list[Buffer], results: list[Buffer], sink: tuple[Expr, str, Buffer, DimLike] | None, t: Tensor,
+                   rest: Account) -> None:  # fmt: skip
+        """`rest`: what there is to account for besides the kernel's operands and operations."""
         spec = o.spec
         call = SpecCall(o.operands, o.results, [b.strides for b in operands])
         ints = spec.dims(call)
@@ -627,11 +641,11 @@ class Emission:
         f.ret()
         f._allocas.extend(args.prologue)
         info = spec.describe()
-        self._call(module.text(), words, spec.work(call), spec.name, t, spec.operations(call), info.get("algorithm", spec.name),
-                   info.get("precision", "fp32"))
+        account = accounts.of_operands(o.operands, self.held, spec.operations(call)) + rest
+        self._call(module.text(), words, spec.work(call), spec.name, t, account, info.get("algorithm", spec.name), info.get("precision", "fp32"))
 
     # --- calls ----------------------------------------------------------------------------------------------------------------
-    def _call(self, text: str, words: Words, work: DimLike, what: str, t: Tensor, operations: object, algorithm: str,
+    def _call(self, text: str, words: Words, work: DimLike, what: str, t: Tensor, account: Account, algorithm: str,
               precision: str = "fp32") -> None:  # fmt: skip
         name = f"{what}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         self.lowered.kernels.setdefault(name, text)
@@ -640,9 +654,9 @@ class Emission:
         where = str(node) if node is not None and _MAY_FAIL.search(text) else ""
         self.code.append(P.Call(name, tuple(w for _, w in words.rows), work, where))  # type: ignore[misc]
         self.regions[id(t)] = name
-        moved = D.product(t.shape) * dtypes.dtype(t.dtype).size
         self.lowered.report.append(NodeReport(str(node) if node else t.name, getattr(node, "op_type", what), name, "kernel", None,
-                                              format_name(self.buffers.get(id(t)), t), algorithm, precision, str(moved), str(operations)))  # fmt: skip
+                                              format_name(self.buffers.get(id(t)), t), algorithm, precision, str(account.bytes),
+                                              str(account.operations), str(account.written)))  # fmt: skip
 
 
 @dataclass

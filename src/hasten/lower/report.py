@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class NodeReport:
-    """One computed region. kind: "kernel", "fused" (into the region `fused_into`), "view", "folded", "host" or "control"; bytes and operations
-    are expressions of the sizes."""
+    """One computed region. kind: "kernel", "fused" (into the region `fused_into`), "view", "folded", "host" or "control". Rows of kind "kernel"
+    stand in the order of the Program's calls, one for each; `fused_node` is the name of the row that has this node in its kernel.
+
+    bytes (operands read once, results written), written (the results' part) and operations are expressions of the sizes."""
 
     name: str
     op: str
@@ -25,6 +27,8 @@ class NodeReport:
     precision: str
     bytes: str
     operations: str
+    written: str = "0"
+    fused_node: str | None = None
 
 
 def fused_rows(schedule: Schedule, regions: dict[int, str]) -> list[NodeReport]:
@@ -41,30 +45,42 @@ def fused_rows(schedule: Schedule, regions: dict[int, str]) -> list[NodeReport]:
         kind = type(t.origin).__name__
         if kind in ("HostCall", "Branch", "Loop", "Source"):
             continue
-        into = _region(schedule, t, regions, 0)
+        into = _computed_with(schedule, t, regions, 0)
         what = "folded" if kind == "Const" else "view" if kind == "View" else "fused"
-        rows[name] = NodeReport(name, t.node.op_type, "", what, into, "", "", "", "0", "0")
+        region, node = (None, None) if into is None else (regions[id(into)], node_name(into))
+        rows[name] = NodeReport(name, t.node.op_type, "", what, region, "", "", "", "0", "0", fused_node=node)
     return list(rows.values())
 
 
-def _region(schedule: Schedule, t: Tensor, regions: dict[int, str], depth: int) -> str | None:
-    """The kernel in which t is computed or through which it is read."""
+def node_name(t: Tensor) -> str:
+    """What a kernel's row is called: the node that its result belongs to."""
+    return str(t.node) if t.node is not None else t.name
+
+
+def _computed_with(schedule: Schedule, t: Tensor, regions: dict[int, str], depth: int) -> Tensor | None:
+    """The tensor whose kernel computes t or reads through it."""
     if id(t) in regions or depth > 40:
-        return regions.get(id(t))
-    found = (_region(schedule, u, regions, depth + 1) for u in schedule.users.get(id(t), []))
-    return next((r for r in found if r), None)
+        return t if id(t) in regions else None
+    found = (_computed_with(schedule, u, regions, depth + 1) for u in schedule.users.get(id(t), []))
+    return next((u for u in found if u is not None), None)
+
+
+def fused_names(nodes: list[NodeReport]) -> dict[tuple[str, str], list[str]]:
+    """For each kernel's row, by region and name, the nodes computed in it besides its own."""
+    inside: dict[tuple[str, str], dict[str, None]] = {}
+    for n in nodes:
+        if n.fused_into and n.fused_node:
+            inside.setdefault((n.fused_into, n.fused_node), {})[n.name] = None
+    return {key: list(names) for key, names in inside.items()}
 
 
 def regions_text(nodes: list[NodeReport]) -> str:
     """The regions in order, each with what is fused into it."""
-    inside: dict[str, list[str]] = {}
-    for n in nodes:
-        if n.fused_into:
-            inside.setdefault(n.fused_into, []).append(n.name)
+    inside = fused_names(nodes)
     lines = []
     for n in nodes:
         if n.kind in ("kernel", "host", "control"):
-            also = ", ".join(dict.fromkeys(inside.get(n.region, [])))
+            also = ", ".join(inside.get((n.region, n.name), []))
             lines.append(f"{n.region or n.kind}: {n.name}  [{n.format}; {n.algorithm}; {n.operations} operations]" + (f"  with {also}" if also else ""))
     return "\n".join(lines) + "\n"
 
