@@ -87,9 +87,9 @@ class Engine:
 def _start(name: str, path: str, threads: int, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """What runs the model, and what there is to say about it."""
     if name != "hasten":
-        from hasten.bench.peers import start
+        from hasten.bench.peers import find
 
-        return start(name, Path(path), threads), {}
+        return find(name).load(Path(path), threads, {}, None).run, {}
     import hasten
 
     model = hasten.compile(path, threads=threads, **options)

@@ -110,4 +110,4 @@ def test_run_json(invoke: Any, fake_core: Any, model: Path) -> None:
 
 def test_bench_against_something_unknown(invoke: Any, fake_core: Any, model: Path) -> None:
     result = invoke("bench", model, "--against", "abacus")
-    assert result.exit_code == 1 and "there are: onnxruntime, openvino" in result.stderr
+    assert result.exit_code == 1 and "there is no peer 'abacus'; there are:" in result.stderr

@@ -81,15 +81,14 @@ def bench_models(
     The engines take turns in short rounds in an order drawn anew; a ratio is taken inside each round, and its median is
     printed with a 95% interval. Outputs are compared before anything is timed. Inputs that are not given are random.
     """  # fmt: skip
-    from hasten.base.errors import InputError
-    from hasten.bench.peers import PEERS
+    from hasten.bench.peers import find
     from hasten.cli.console import print_json
     from hasten.cli.models import CompileOptions
     from hasten.cli.pictures import PictureOptions
 
     peers = list(dict.fromkeys(against or ()))
-    if unknown := [name for name in peers if name not in PEERS]:
-        raise InputError(f"--against {unknown[0]}: there is no such peer; there are: {', '.join(PEERS)}.")
+    for name in peers:
+        find(name)  # refuses what is unknown or not installed
     feeding = {"sources": inputs or (), "dims": dims or (), "seed": seed, "default": "random",
                "pictures": PictureOptions.parse(resize, scale, mean, std, layout, bgr),
                "stray_dims": len(models) > 1}  # fmt: skip
@@ -110,7 +109,7 @@ def _bench(model: Path, peers: list[str], choices: Any, feeding: dict[str, Any],
     from hasten.base.errors import InputError, MissingDependency
     from hasten.bench import timing
     from hasten.bench.compare import largest_difference
-    from hasten.bench.peers import start
+    from hasten.bench.peers import find
     from hasten.cli.console import note
     from hasten.cli.feeds import make_feeds, tensor_inputs
     from hasten.cli.models import SAVED, open_model, progress_bar
@@ -126,7 +125,7 @@ def _bench(model: Path, peers: list[str], choices: Any, feeding: dict[str, Any],
     differences, missing = {}, {}
     for name in peers:
         try:
-            run = start(name, model, choices.threads)
+            run = find(name).load(model, choices.threads, {}, None).run
             differences[name] = largest_difference(ours, run(feeds.arrays))
             engines[name] = lambda run=run: run(feeds.arrays)  # type: ignore[misc]
         except MissingDependency:
