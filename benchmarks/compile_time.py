@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import machine
-import networks
+from networks import classifiers
 
 GOALS = {"cold compile": 10.0, "warm start": 0.3, "load of 26 MB": 0.05, "import hasten": 0.2}  # seconds
 
@@ -92,8 +92,8 @@ def main() -> None:
 def measure(folder: Path, isa: str, repeats: int, colds: int) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     """All figures (medians of seconds), and sizes."""
     resnet, small = folder / "resnet50.onnx", folder / "perceptron.onnx"
-    resnet.write_bytes(networks.resnet50().SerializeToString())
-    small.write_bytes(networks.perceptron().SerializeToString())
+    resnet.write_bytes(classifiers.resnet50()[0].SerializeToString())
+    small.write_bytes(classifiers.perceptron()[0].SerializeToString())
     resnet_saved, small_saved = resnet.with_suffix(".hasten"), small.with_suffix(".hasten")
     image, row = (1, 3, 224, 224), (1, 1472)
     start(small, folder / "first", row)  # Python keeps its compiled modules
