@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from hasten.base.dims import symbols
 from hasten.base.errors import CompileError, HastenError, InputError, ResourceLimit
 
 if TYPE_CHECKING:
+    from hasten.lower.graph import Traced
     from hasten.lower.report import Report
     from hasten.vm.callpath import Model
 
@@ -121,8 +123,7 @@ def compile(  # noqa: A001
     from hasten.codegen.cache import Cache
 
     started = time.perf_counter()
-    if precision not in PRECISIONS:
-        raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}")
+    check_precision(precision)
     from hasten.vm.runtime import thread_count
 
     target = isa_room.get(isa)
@@ -139,17 +140,9 @@ def compile(  # noqa: A001
                 found._report.compile_seconds = time.perf_counter() - started
                 return found
             cache.delete("model", key)
-    stage = _Stage(progress)
-    try:
+    stage = Stage(progress)
+    with faults(stage):
         data, seconds = _compile(model, example_inputs, dynamic_shapes, target, count, precision, host_ops, cache, stage, dump, started)
-    except HastenError:
-        raise
-    except (RecursionError, MemoryError) as error:
-        limit = "depth of nested calls" if isinstance(error, RecursionError) else "memory"
-        raise ResourceLimit(f"the {limit} of this process does not suffice for this model (at stage {stage.name!r})") from error
-    except Exception as error:
-        fault = f"stage {stage.name!r} failed ({type(error).__name__}: {error})"
-        raise CompileError(f"{fault}; this is a fault of Hasten, please report it with the model") from error
     if key is not None:
         cache.put("model", key, data)
     compiled = _from_bytes(data, threads)
@@ -157,7 +150,13 @@ def compile(  # noqa: A001
     return compiled
 
 
-class _Stage:
+def check_precision(precision: str) -> None:
+    """Raises InputError for a name that is no precision."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}")
+
+
+class Stage:
     """The progress callback of a compilation; remembers the stage for errors."""
 
     def __init__(self, progress: Progress | None):
@@ -169,15 +168,28 @@ class _Stage:
             self.progress(stage, done, total)
 
 
-def _compile(model: Any, example_inputs: Any, dynamic_shapes: Any, target: Any, threads: int, precision: str, host_ops: bool, cache: Any,
-             step: _Stage, dump: Any, started: float) -> tuple[bytes, float]:  # fmt: skip
-    """All stages, to the bytes of a .hasten file."""
+@contextlib.contextmanager
+def faults(stage: Stage) -> Iterator[None]:
+    """Whatever escapes from a stage becomes a HastenError."""
+    try:
+        yield
+    except HastenError:
+        raise
+    except (RecursionError, MemoryError) as error:
+        limit = "depth of nested calls" if isinstance(error, RecursionError) else "memory"
+        raise ResourceLimit(f"the {limit} of this process does not suffice for this model (at stage {stage.name!r})") from error
+    except Exception as error:
+        fault = f"stage {stage.name!r} failed ({type(error).__name__}: {error})"
+        raise CompileError(f"{fault}; this is a fault of Hasten, please report it with the model") from error
+
+
+def trace(model: Any, example_inputs: Any, dynamic_shapes: Any, target: Any, precision: str, host_ops: bool, step: Stage,
+          dump: Any) -> tuple[Traced, dict[str, str]]:  # fmt: skip
+    """The stages that know the model's format: the traced model, and the texts of these stages where a dump is wanted."""
     from hasten.frontends import load_graph
     from hasten.graph import prepare
     from hasten.graph.text import to_text
-    from hasten.lower import compile as stages
     from hasten.lower.graph import Options, trace_model
-    from hasten.vm.file import to_bytes
 
     step("load", 0, 4)
     if _is_module(model):
@@ -194,6 +206,16 @@ def _compile(model: Any, example_inputs: Any, dynamic_shapes: Any, target: Any, 
     if dump:
         texts["simplified.txt"] = to_text(graph)
     step("lower", 3, 4)
+    return traced, texts
+
+
+def _compile(model: Any, example_inputs: Any, dynamic_shapes: Any, target: Any, threads: int, precision: str, host_ops: bool, cache: Any,
+             step: Stage, dump: Any, started: float) -> tuple[bytes, float]:  # fmt: skip
+    """All stages, to the bytes of a .hasten file."""
+    from hasten.lower import compile as stages
+    from hasten.vm.file import to_bytes
+
+    traced, texts = trace(model, example_inputs, dynamic_shapes, target, precision, host_ops, step, dump)
     built = stages.build(traced, target, threads, precision, cache, step)
     if dump:
         stages.dump(dump, {**texts, **built.texts})
