@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from hasten.base.dims import symbols
-from hasten.base.errors import CompileError, HastenError, InputError, ResourceLimit
+from hasten.base.errors import CompileError, CorruptFile, HastenError, InputError, ResourceLimit
 
 if TYPE_CHECKING:
+    from hasten.codegen.cache import Cache
     from hasten.lower.graph import Traced
     from hasten.lower.report import Report
     from hasten.vm.callpath import Model
+    from hasten.vm.replay import Recording
 
 PRECISIONS = ("strict", "highest", "high", "medium")
 Progress = Callable[[str, int, int], None]
@@ -72,6 +75,13 @@ class CompiledModel:
 
         return to_text(self._model.program)
 
+    def profile(self, inputs: Mapping[str, Any], *, rounds: int | None = None, seconds: float = 1.0) -> Recording:
+        """Time every kernel of a run on `inputs` ({name: array}), in as many rounds or for about so many seconds. `hasten.profile.record` makes
+        a table of it, with the model's nodes, operations and bytes."""
+        from hasten.vm.replay import record
+
+        return record(self._model, inputs, rounds, seconds)
+
     def trim(self) -> None:
         """Give cached scratch memory back to the system."""
         self._model.trim()
@@ -101,7 +111,7 @@ def _info(spec: Any, known: frozenset[str]) -> TensorInfo:
 
 
 def _restore(data: bytes, threads: int) -> CompiledModel:
-    return _from_bytes(data, threads)
+    return _from_parts([data], threads)
 
 
 def compile(  # noqa: A001
@@ -130,7 +140,7 @@ def compile(  # noqa: A001
     count = thread_count(threads)
     cache = Cache(cache_dir)
     dump = dump or os.environ.get("HASTEN_DUMP") or None
-    key = None if dump else _model_key(model, target, count, precision, host_ops)
+    key = None if dump else _model_key(model, cache, target, count, precision, host_ops)
     if key is not None:
         path = cache.path("model", key)
         if path is not None:
@@ -142,10 +152,8 @@ def compile(  # noqa: A001
             cache.delete("model", key)
     stage = Stage(progress)
     with faults(stage):
-        data, seconds = _compile(model, example_inputs, dynamic_shapes, target, count, precision, host_ops, cache, stage, dump, started)
-    if key is not None:
-        cache.put("model", key, data)
-    compiled = _from_bytes(data, threads)
+        parts, seconds = _compile(model, example_inputs, dynamic_shapes, target, count, precision, host_ops, cache, stage, dump, started)
+    compiled = _keep(cache, key, parts, threads) or _from_parts(parts, threads)
     compiled._report.compile_seconds = seconds
     return compiled
 
@@ -210,18 +218,18 @@ def trace(model: Any, example_inputs: Any, dynamic_shapes: Any, target: Any, pre
 
 
 def _compile(model: Any, example_inputs: Any, dynamic_shapes: Any, target: Any, threads: int, precision: str, host_ops: bool, cache: Any,
-             step: Stage, dump: Any, started: float) -> tuple[bytes, float]:  # fmt: skip
-    """All stages, to the bytes of a .hasten file."""
+             step: Stage, dump: Any, started: float) -> tuple[list[Any], float]:  # fmt: skip
+    """All stages, to the contents of a .hasten file."""
     from hasten.lower import compile as stages
-    from hasten.vm.file import to_bytes
+    from hasten.vm.file import to_parts
 
     traced, texts = trace(model, example_inputs, dynamic_shapes, target, precision, host_ops, step, dump)
     built = stages.build(traced, target, threads, precision, cache, step)
     if dump:
         stages.dump(dump, {**texts, **built.texts})
     built.report.compile_seconds = time.perf_counter() - started
-    data = to_bytes(built.program, built.image, built.runtime, built.constants, target, threads, built.report.to_dict())
-    return data, built.report.compile_seconds
+    parts = to_parts(built.program, built.image, built.runtime, built.constants, target, threads, built.report.to_dict())
+    return parts, built.report.compile_seconds
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> CompiledModel:
@@ -231,11 +239,35 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Compile
     return _wrap(read(path), threads, lambda: Path(path).read_bytes())
 
 
+def _keep(cache: Cache, key: str | None, parts: list[Any], threads: int | None) -> CompiledModel | None:
+    """A new model put into the cache, and taken from there: a large one is in memory once. None where it can't be kept."""
+    if key is None or not cache.put_parts("model", key, parts):
+        return None
+    place = cache.path("model", key)
+    try:
+        file = open(place, "rb") if place is not None else None
+    except OSError:  # another process made room
+        return None
+    if place is None or file is None:
+        return None
+    with file:
+        parts.clear()
+        return _mapped(file, place, threads)
+
+
 def _from_cache(path: Path, threads: int | None) -> CompiledModel | None:
     """A model from the cache; None where the entry can't be used."""
-    from hasten.base.errors import CorruptFile
+    try:
+        with open(path, "rb") as file:
+            return _mapped(file, path, threads)
+    except (CorruptFile, OSError):
+        return None
+
+
+def _mapped(file: IO[bytes], path: Path, threads: int | None) -> CompiledModel:
+    """A model from an entry of the cache."""
     from hasten.codegen.cache import TRAILER_BYTES
-    from hasten.vm.file import read
+    from hasten.vm.file import read_open
 
     def source() -> bytes:
         try:
@@ -243,16 +275,20 @@ def _from_cache(path: Path, threads: int | None) -> CompiledModel | None:
         except OSError as error:
             raise CorruptFile(f"this model came from the cache, and its entry is gone ({error}); compile it again to save it") from None
 
-    try:
-        return _wrap(read(path, TRAILER_BYTES), threads, source)
-    except (CorruptFile, OSError):
-        return None
+    return _wrap(read_open(file, str(path), TRAILER_BYTES), threads, source)
 
 
-def _from_bytes(data: bytes, threads: int | None) -> CompiledModel:
-    from hasten.vm.file import from_bytes
+def _from_parts(parts: Sequence[Any], threads: int | None) -> CompiledModel:
+    """A model from the contents of its file, which stay in a file without a name."""
+    from hasten.vm.file import memory_file, read_open
 
-    return _wrap(from_bytes(data), threads, lambda: data)
+    file = memory_file(parts)
+
+    def source() -> bytes:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            return view[:]
+
+    return _wrap(read_open(file), threads, source)
 
 
 def _wrap(saved: Any, threads: int | None, source: Callable[[], bytes]) -> CompiledModel:
@@ -265,24 +301,19 @@ def _is_module(model: Any) -> bool:
     return any(c.__module__.startswith("torch.") and c.__name__ in ("Module", "ExportedProgram") for c in type(model).__mro__)
 
 
-def _model_key(model: Any, target: Any, threads: int, precision: str, host_ops: bool) -> str | None:
+def _model_key(model: Any, cache: Cache, target: Any, threads: int, precision: str, host_ops: bool) -> str | None:
     """What a whole compiled model depends on; None where its bytes can't be told cheaply (external data, modules, graphs)."""
     import hashlib
 
     from hasten import __version__
     from hasten.codegen.cache import code_version
+    from hasten.codegen.fingerprint import file_digest
 
     if isinstance(model, (str, os.PathLike)):
-        try:
-            data = Path(model).read_bytes()
-        except OSError:
-            return None
-        if b"location" in data:
-            return None
-    elif isinstance(model, bytes):
-        data = model
+        digest = file_digest(model, cache)
     else:
+        digest = hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else None
+    if digest is None:
         return None
-    digest = hashlib.sha256(data).hexdigest()
     return f"{digest}|{target.key}|{threads}|{precision}|{host_ops}|{__version__}|{code_version()}"
 

@@ -26,7 +26,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,14 +126,18 @@ class Cache:
 
     def put(self, namespace: str, key: str, data: bytes | bytearray | memoryview) -> bool:
         """Stores `data`, replacing what was there; False where it could not be stored."""
+        return self.put_parts(namespace, key, [data])
+
+    def put_parts(self, namespace: str, key: str, parts: Sequence[bytes | bytearray | memoryview]) -> bool:
+        """The same for a payload in pieces, one behind the other."""
         place = self._place(namespace, key)
-        data = memoryview(data).cast("B") if isinstance(data, memoryview) else data
-        size = len(data) + _TRAILER.size
+        pieces = [memoryview(part).cast("B") for part in parts]
+        size = sum(map(len, pieces)) + _TRAILER.size
         if place is None or size > self.max_bytes:
             return False
         try:
             self._make_folders(place.parent)
-            _write_whole(place, data)
+            _write_whole(place, pieces)
         except OSError as error:
             _warn_once("write", self.directory, error)
             return False
@@ -227,13 +231,16 @@ def code_version() -> str:
     return digest.hexdigest()
 
 
-def _write_whole(place: Path, data: bytes | bytearray | memoryview) -> None:
+def _write_whole(place: Path, pieces: Sequence[memoryview]) -> None:
     """Writes an entry that appears at `place` all at once."""
     descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=place.parent)
+    digest = hashlib.sha256()
     try:
         with open(descriptor, "wb") as file:
-            file.write(data)
-            file.write(_TRAILER.pack(hashlib.sha256(data).digest(), _key_digest(place), len(data), _MAGIC))
+            for piece in pieces:
+                file.write(piece)
+                digest.update(piece)
+            file.write(_TRAILER.pack(digest.digest(), _key_digest(place), sum(map(len, pieces)), _MAGIC))
         os.replace(temporary, place)
     except BaseException:
         _delete(Path(temporary))

@@ -81,12 +81,21 @@ def _limited(f: Function, x: V, y: V, low: float, high: float) -> V:
     return f.select(x <= high, y, x * 3e38)
 
 
-def _exp_parts(f: Function, x: V, exponent: int, high: float) -> V:
-    """exp(x) * 2^exponent."""
+def _exp_unlimited(f: Function, x: V, exponent: int) -> V:
+    """exp(x) * 2^exponent where that is a normal number."""
     r, shifted = _reduce_exp(f, x)
     p = fma(f, polynomial(f, r, _EXP), r * r, r) + 1.0
-    scaled = from_bits(f, to_bits(f, p) + ((to_bits(f, shifted) + exponent) << 23))
-    return _limited(f, x, scaled, _EXP_LOW, high)
+    return from_bits(f, to_bits(f, p) + ((to_bits(f, shifted) + exponent) << 23))
+
+
+def _exp_parts(f: Function, x: V, exponent: int, high: float) -> V:
+    """exp(x) * 2^exponent."""
+    return _limited(f, x, _exp_unlimited(f, x, exponent), _EXP_LOW, high)
+
+
+def exp_negative(f: Function, x: V) -> V:
+    """exp(x) for x <= 0; NaN stays."""
+    return f.select(x < _EXP_LOW, f.const(x.type, 0), _exp_unlimited(f, x, 0))
 
 
 def exp(f: Function, x: V) -> V:

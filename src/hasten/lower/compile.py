@@ -21,6 +21,8 @@ from hasten.vm import program as P
 from hasten.vm.image import Image
 
 Progress = Callable[[str, int, int], None]
+_MUCH = 64 << 20  # bytes of constants for which it pays to look for what can be let go
+_PAGE = 4096  # a multiple of this is written to a file as it is
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Built:
     program: P.Program
     image: Image
     runtime: Image
-    constants: bytes
+    constants: memoryview
     report: Report
     texts: dict[str, str] = field(default_factory=dict)  # stage -> text
 
@@ -54,12 +56,14 @@ def lower_model(traced: Traced, isa: Isa, threads: int, precision: str) -> tuple
     return program, lowered, report
 
 
-def constants_blob(program: P.Program, constants: dict[str, np.ndarray]) -> bytes:
-    """All constants at their offsets."""
-    blob = bytearray((program.constants[-1].offset + (program.constants[-1].size + 127) // 64 * 64) if program.constants else 0)
+def constants_blob(program: P.Program, constants: dict[str, np.ndarray]) -> memoryview:
+    """All constants at their offsets, in whole pages; each is taken out of `constants`, so that its memory can go."""
+    end = program.constants[-1].offset + (program.constants[-1].size + 127) // 64 * 64 if program.constants else 0
+    memory = np.zeros(end + -end % _PAGE + 64, np.uint8)
+    blob = memory[-memory.ctypes.data % 64 :][: end + -end % _PAGE]
     for row in program.constants:
-        blob[row.offset : row.offset + row.size] = constants[row.buffer].tobytes()
-    return bytes(blob)
+        blob[row.offset : row.offset + row.size] = constants.pop(row.buffer)
+    return blob.data
 
 
 @dataclass
@@ -68,7 +72,7 @@ class Objects:
 
     program: P.Program
     objects: dict[str, bytes]
-    constants: bytes
+    constants: memoryview
     report: Report
     texts: dict[str, str]  # stage -> text
 
@@ -97,6 +101,8 @@ def compile_objects(traced: Traced, isa: Isa, threads: int, precision: str, cach
     from hasten.vm.text import to_text
 
     program, lowered, report = lower_model(traced, isa, threads, precision)
+    if report.constants_bytes > _MUCH:
+        traced.release()
     kernels = {name: text.replace("KERNEL", name) for name, text in sorted(lowered.kernels.items())}
     jobs = kernels or ({} if program.native else {"empty": "define void @hst_empty() { ret void }\n"})  # an image needs some code
     jobs = jobs | drivers(program)

@@ -6,6 +6,7 @@ What has no rule in `ops` is tried as its ONNX function body, and else becomes a
 from __future__ import annotations
 
 import functools
+import gc
 import keyword
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,12 @@ class Traced:
     outputs: list[tuple[str, Value]] = field(default_factory=list)
     host: list[tuple[str, str, str]] = field(default_factory=list)  # node, operator, reason
     hints: dict[str, tuple[DimLike | str | None, ...]] = field(default_factory=dict)  # declared output shapes: for display only
+
+    def release(self) -> None:
+        """Let go of all tensors: who has lowered the model needs them no more, and a model's constants can be most of the memory."""
+        self.cx = Context(self.cx.options)
+        self.inputs, self.outputs = [], []
+        gc.collect()  # graphs and traces are full of cycles
 
 
 def trace_model(model: ir.Model, options: Options | None = None) -> Traced:

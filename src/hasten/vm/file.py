@@ -23,7 +23,7 @@ import secrets
 import struct
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -66,7 +66,7 @@ class Saved:
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
-def to_bytes(
+def to_parts(
     program: Program,
     image: Image,
     runtime: Image,
@@ -74,23 +74,20 @@ def to_bytes(
     isa: isas.Isa,
     threads: int,
     report: Mapping[str, Any],
-) -> bytes:
-    """The contents of a model's file. `constants` is any buffer of bytes, `threads` the most that its kernels may run
-    on, `report` plain values for JSON."""
+) -> list[Any]:
+    """The contents of a model's file, as buffers one after the other: a model's constants may be half of the memory, and
+    are not copied here where their size is a multiple of a page.
+
+    `constants` is any buffer of bytes, `threads` the most that its kernels may run on, `report` plain values for JSON.
+    """
     page = image.layout.page
-    parts = {"runtime": runtime.body(), "image": image.body(), "constants": bytes(constants)}
+    parts = {"runtime": runtime.body(), "image": image.body(), "constants": constants}
+    padded = {name: _padded(parts[name], page) for name in _SECTIONS}
     offsets, end = {}, 0
     for name in _SECTIONS:
         offsets[name] = end
-        end += len(parts[name]) + -len(parts[name]) % page
-    body = np.zeros(end, np.uint8)
-    for name in _SECTIONS:
-        body[offsets[name] : offsets[name] + len(parts[name])] = np.frombuffer(parts[name], np.uint8)
-    ends = [*(offsets[name] for name in _SECTIONS[1:]), end]
-    sums = {
-        name: _checksum(body[offsets[name] : stop], load_runtime(runtime) if name == "constants" else None)
-        for name, stop in zip(_SECTIONS, ends, strict=True)
-    }
+        end += padded[name].size
+    sums = {name: _checksum(padded[name], load_runtime(runtime) if name == "constants" else None) for name in _SECTIONS}
     header = {
         "abi": abi.ABI,
         "isa": {"name": isa.name, "features": isa.llvm_features, "triple": isa.llvm_triple},
@@ -104,7 +101,22 @@ def to_bytes(
     text += b" " * (-(64 + len(text)) % page)
     rest = (len(text), 64 + len(text) + end, hashlib.sha256(text).digest())
     crc = zlib.crc32(_HEAD.pack(MAGIC, FORMAT, 0, *rest))
-    return b"".join([_HEAD.pack(MAGIC, FORMAT, crc, *rest), text, body.data])
+    return [_HEAD.pack(MAGIC, FORMAT, crc, *rest), text, *(padded[name].data for name in _SECTIONS)]
+
+
+def to_bytes(*contents: Any) -> bytes:
+    """The same in one piece."""
+    return b"".join(to_parts(*contents))
+
+
+def _padded(part: Any, page: int) -> np.ndarray[Any, Any]:
+    """A section with the zeros behind it; aligned as the library's sums want it."""
+    have = np.frombuffer(part, np.uint8) if len(part) else np.zeros(0, np.uint8)
+    if have.size % page == 0 and have.ctypes.data % 64 == 0:
+        return have
+    padded = np.zeros(have.size + -have.size % page, np.uint8)
+    padded[: have.size] = have
+    return padded
 
 
 def _checksum(section: np.ndarray[Any, Any], library: Runtime | None) -> str:
@@ -136,28 +148,40 @@ def _replace(path: Path, parts: list[Any]) -> None:
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
-def read(path: str | os.PathLike[str], trailing: int = 0) -> Saved:
-    """Map a model's file; its last `trailing` bytes belong to somebody else (the cache).
+def read(path: str | os.PathLike[str]) -> Saved:
+    """Map a model's file.
 
     Raises CorruptFile when it is no such file, of another format, cut off or altered; InputError when it was compiled
     for an instruction set that this machine lacks; OSError when it cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     try:
-        return _File(os.fspath(path), descriptor, trailing).read()
+        return _File(os.fspath(path), descriptor).read()
     finally:
         os.close(descriptor)
 
 
 def from_bytes(data: bytes) -> Saved:
     """The same from the contents of a file, by way of a file in memory."""
-    with _memory_file() as file:
-        file.write(data)
-        file.flush()
-        return _File("these bytes", file.fileno()).read()
+    with memory_file([data]) as file:
+        return read_open(file)
 
 
-def _memory_file() -> IO[bytes]:
+def read_open(file: IO[bytes], name: str = "these bytes", trailing: int = 0) -> Saved:
+    """The same from an open file, which may then be closed; its last `trailing` bytes belong to somebody else (the cache)."""
+    return _File(name, file.fileno(), trailing).read()
+
+
+def memory_file(parts: Iterable[Any]) -> IO[bytes]:
+    """An open file without a name, in memory where the system has such, with `parts` in it."""
+    file = _unnamed()
+    for part in parts:
+        file.write(part)
+    file.flush()
+    return file
+
+
+def _unnamed() -> IO[bytes]:
     if hasattr(os, "memfd_create"):
         with contextlib.suppress(OSError):
             return os.fdopen(os.memfd_create("hasten-model"), "w+b")
