@@ -93,7 +93,7 @@ class ConvSpec(Spatial):
         return {"algorithm": "direct convolution"}
 
     def emit(self, k: Emission) -> None:
-        conv_template.emit_conv(k.f, self.known(k.call), self.isa, self.arguments(k), k.thread, k.threads, _only(k.sink, self.axes))
+        conv_template.emit_conv(k.f, self.known(k.call), self.isa, self.arguments(k), k.thread, k.threads, only(k.sink, self.axes))
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class DepthwiseSpec(Spatial):
         return {"algorithm": "depthwise convolution"}
 
     def emit(self, k: Emission) -> None:
-        depthwise_template.emit_depthwise(k.f, self.known(k.call), self.isa, self.arguments(k), k.thread, k.threads, _only(k.sink, self.axes))
+        depthwise_template.emit_depthwise(k.f, self.known(k.call), self.isa, self.arguments(k), k.thread, k.threads, only(k.sink, self.axes))
 
 
 class Product(KernelSpec):
@@ -195,10 +195,10 @@ class GemmSpec(Product):
         return {"algorithm": "register-tiled product"}
 
     def emit(self, k: Emission) -> None:
-        gemm_template.emit_gemm(k.f, self.known(k.call), self.isa, self.arguments(k), k.thread, k.threads, _only(k.sink, self.axes))
+        gemm_template.emit_gemm(k.f, self.known(k.call), self.isa, self.arguments(k), k.thread, k.threads, only(k.sink, self.axes))
 
 
-def _only(sink: Sink | None, axes: tuple[str, ...]) -> Sink:
+def only(sink: Sink | None, axes: tuple[str, ...]) -> Sink:
     """The sink, given only the axes that the result has."""
     assert sink is not None
 

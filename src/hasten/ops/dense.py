@@ -18,9 +18,11 @@ from hasten.kernels.amx_gemm import pack_amx_gemm_weights
 from hasten.kernels.conv import ConvProblem, pack_conv_weights
 from hasten.kernels.dense import MOST_PLANES, ConvSpec, DepthwiseSpec, GemmSpec
 from hasten.kernels.dense_amx import AmxConvSpec, AmxGemmSpec, conv_products, gemm_products
+from hasten.kernels.dense_winograd import WinogradSpec, winograd_problem
 from hasten.kernels.depthwise import DepthwiseProblem, pack_depthwise_weights
 from hasten.kernels.gemm import GemmProblem, pack_gemm_weights
 from hasten.kernels.spec import KernelSpec
+from hasten.kernels.winograd import pack_winograd_weights
 from hasten.lower.trace import Const, Context, Tensor, View
 from hasten.ops.geometry import Axes, Axis
 
@@ -76,7 +78,7 @@ def fast_conv(cx: Context, x: Tensor, w: Tensor, b: Tensor | None, axes: Axes, g
         inside = all(a.starts_inside and a.ends_inside for a in axes)
         problem = ConvProblem(channels, outputs, weights.shape[2:], strides, dilations, group, _static(axes[-1].out), None,
                               channels > MOST_PLANES or group > 1, not inside)  # fmt: skip
-        spec, values = conv_kernel(cx, isa, problem, weights, x.dtype, len(axes), sizes)
+        spec, values = conv_kernel(cx, isa, problem, weights, x.dtype, x.shape[0], len(axes), sizes)
         packed = cx.const(values)
     shape = (x.shape[0], outputs, *(a.out for a in axes))
     y = cx.kernel(spec, [_float32(cx, x), packed], [("float32", shape)])[0]
@@ -114,15 +116,18 @@ def fast_matmul(cx: Context, a: Tensor, b: Tensor, dtype: str) -> Tensor | None:
     return _rounded(cx, cx.reshape(y, (*batch, m, n)), dtype)
 
 
-def conv_kernel(cx: Context, isa: Isa, problem: ConvProblem, weights: np.ndarray, dtype: str, spatial: int,
+def conv_kernel(cx: Context, isa: Isa, problem: ConvProblem, weights: np.ndarray, dtype: str, batch: DimLike, spatial: int,
                 sizes: tuple[tuple[str, DimLike], ...]) -> tuple[KernelSpec, np.ndarray]:  # fmt: skip
-    """The kernel of a convolution and its packed weights: AMX tiles where machine and precision have them and they pay, else float32."""
-    precision = cx.options.precision
-    products = conv_products(precision, isa, problem, weights, dtype, dict(sizes)["oh"])
-    if products is None:
-        return ConvSpec(problem, isa, spatial, sizes), pack_conv_weights(problem, isa, weights)
-    spec = AmxConvSpec(problem, products, precision, isa, spatial, sizes)
-    return spec, pack_amx_conv_weights(problem, products, weights)
+    """The kernel of a convolution and its packed weights: AMX tiles where machine and precision have them and they pay, else
+    Winograd's algorithm where precision allows it and it pays, else the direct one."""
+    precision, outputs = cx.options.precision, dict(sizes)
+    products = conv_products(precision, isa, problem, weights, dtype, outputs["oh"])
+    if products is not None:
+        return AmxConvSpec(problem, products, precision, isa, spatial, sizes), pack_amx_conv_weights(problem, products, weights)
+    fewer = winograd_problem(precision, isa, problem, weights, batch, outputs["oh"], outputs["ow"])
+    if fewer is not None:
+        return WinogradSpec(fewer, isa, spatial, sizes), pack_winograd_weights(fewer, isa, weights)
+    return ConvSpec(problem, isa, spatial, sizes), pack_conv_weights(problem, isa, weights)
 
 
 def gemm_kernel(cx: Context, isa: Isa, problem: GemmProblem, matrix: np.ndarray | None, dtype: str,

@@ -1,0 +1,128 @@
+"""Winograd convolution as a KernelSpec, and the rules that say where it may be used (accuracy) and where it is worth it (cost).
+
+`winograd_problem` is asked after the tiles of dense_amx: it turns a precision into the tiles whose measured error the precision
+allows, and takes the one that should beat the direct kernel by most; None where none does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from hasten.base import dims as D
+from hasten.base.dims import DimLike
+from hasten.codegen.isa import Isa
+from hasten.kernels import conv, tile, winograd
+from hasten.kernels.conv import ConvProblem
+from hasten.kernels.dense import FLOPS_PER_NS, Spatial, only
+from hasten.kernels.spec import Emission
+from hasten.kernels.winograd import WinogradProblem
+
+Tile = tuple[int, int]  # outputs of a tile of the algorithm
+
+# For each precision and filter: tiles, and from how many channels on the error of each stays within the contract
+# (benchmarks/kernel_accuracy.py: "highest" is at most twice the error of the direct kernel, which grows with the channels,
+# "high" at most 1e-5 of the largest output).
+ALLOWED: dict[str, dict[Tile, dict[Tile, int]]] = {
+    "strict": {},
+    "highest": {(3, 3): {(2, 2): 1, (4, 4): 64}},
+    "high": {(3, 3): {(2, 2): 1, (4, 4): 1}},
+    "medium": {(3, 3): {(2, 2): 1, (4, 4): 1}},
+}
+
+UNKNOWN_SIZE = 32  # what a height or width that is not known counts as; an unknown batch counts as one
+GAIN = 1.05  # by how much it must be expected to beat the direct kernel
+
+# Cycles of one core for a vector of channels of one tile, and for what a product needs beyond its multiplications.
+INPUT_CYCLES = {16: 60.0, 36: 150.0}
+OUTPUT_CYCLES = {16: 60.0, 36: 150.0}
+TILE_CYCLES = 250.0  # addresses of a tile
+CACHE_BYTES, BYTES_A_CYCLE = 1 << 20, 5.0  # weights beyond the cache are read anew for every strip of tiles
+
+
+def winograd_problem(
+    precision: str, isa: Isa, problem: ConvProblem, weights: np.ndarray, batch: DimLike, oh: DimLike, ow: DimLike
+) -> WinogradProblem | None:
+    """The Winograd convolution that computes `problem`; None: the direct kernel."""
+    suits = problem.strides == problem.dilations == (1, 1) and problem.group == 1 and problem.unit_channels
+    if not suits or not np.isfinite(weights).all():
+        return None
+    allowed = ALLOWED[precision].get(problem.kernel, {})
+    sizes = (_size(batch, 1), _size(oh, UNKNOWN_SIZE), _size(ow, UNKNOWN_SIZE))
+    known = all(isinstance(d, int) for d in (batch, oh, ow))
+    best, least = None, direct_cycles(problem, isa, sizes) / GAIN
+    for outputs, channels in allowed.items():
+        tiles = sizes[0] * math.prod(-(-s // m) for s, m in zip(sizes[1:], outputs, strict=True))
+        candidate = WinogradProblem(problem.channels, problem.outputs, problem.kernel, outputs, tiles if known else None)
+        cycles = winograd_cycles(candidate, isa, tiles)
+        if problem.channels >= channels and cycles < least:
+            best, least = candidate, cycles
+    return best
+
+
+def _size(d: DimLike, unknown: int) -> int:
+    return d if isinstance(d, int) else unknown
+
+
+def direct_cycles(problem: ConvProblem, isa: Isa, sizes: tuple[int, int, int]) -> float:
+    """Estimated cycles of the direct kernel for `sizes`: images, height and width of the outputs."""
+    plan = tile.plan(isa, problem.outputs, sizes[2], slack=True)
+    panels = -(-problem.outputs // plan.width)
+    columns = panels * plan.vectors
+    return float(sizes[0] * sizes[1] * sizes[2] * problem.taps * problem.channels * columns)
+
+
+def winograd_cycles(problem: WinogradProblem, isa: Isa, tiles: int) -> float:
+    """Estimated cycles of a Winograd kernel for that many tiles."""
+    layout = winograd.layout(problem, isa)
+    plan, lanes = layout.plan, isa.lanes(32)
+    columns = -(-problem.outputs // plan.width) * plan.vectors
+    least = plan.rows[-1]
+    rows = -(-tiles // least) * least
+    products = problem.points * problem.channels * columns
+    transforms = tiles * (INPUT_CYCLES[problem.points] * math.ceil(problem.channels / lanes) + OUTPUT_CYCLES[problem.points] * columns + TILE_CYCLES)
+    strips = -(-tiles // layout.tiles)
+    weight_bytes = products * plan.lanes * 4
+    reading = max(0.0, strips * (weight_bytes - CACHE_BYTES) / BYTES_A_CYCLE)
+    return max(rows * products, reading) + transforms
+
+
+@dataclass(frozen=True)
+class WinogradSpec(Spatial):
+    """x [N, C, (H,) W] float32 with channels contiguous, weights of `pack_winograd_weights` -> [N, O, (OH,) OW]."""
+
+    problem: WinogradProblem
+    isa: Isa
+    spatial: int
+    sizes: tuple[tuple[str, DimLike], ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        p = self.problem
+        return f"conv{p.kernel[0]}x{p.kernel[1]}_winograd{p.outputs_of_tile[0]}x{p.outputs_of_tile[1]}"
+
+    def known(self, call: Any) -> WinogradProblem:
+        """The problem with what the operand's memory tells."""
+        stride = call.strides[0][-1]
+        return replace(self.problem, pixel_stride=stride if isinstance(stride, int) else None)
+
+    def scratch(self, call: Any) -> DimLike:
+        return winograd.winograd_scratch_bytes(self.problem, self.isa)
+
+    def operations(self, call: Any) -> DimLike:
+        """Those of the convolution, not the fewer that are carried out: figures of algorithms can be compared."""
+        d, p = self.dims(call), self.problem
+        return conv.conv_operations(ConvProblem(p.channels, p.outputs, p.kernel), d["n"], d["oh"], d["ow"])
+
+    def work(self, call: Any) -> DimLike:
+        return D.floordiv(self.operations(call), 2 * FLOPS_PER_NS)
+
+    def describe(self) -> dict[str, str]:
+        y, x = self.problem.outputs_of_tile
+        return {"algorithm": f"Winograd F({y}x{x})"}
+
+    def emit(self, k: Emission) -> None:
+        winograd.emit_winograd(k.f, self.known(k.call), self.isa, self.arguments(k), k.thread, k.threads, only(k.sink, self.axes))
