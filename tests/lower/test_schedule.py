@@ -47,10 +47,10 @@ def table(rows: dict[str, tuple[str, list[str]]]) -> Any:
 
 @table({
     "conv_bn_relu": (f"{IMAGE} {{ a = Conv <pads = [1, 1, 1, 1]> (x, w3, s)  c = BatchNormalization(a, s, o, mean, var)  y = Relu(c) }}",
-                     ["copy", "conv3x3s1"]),
+                     ["copy", "conv3x3f2x2"]),
     "residual_block": (f"""{IMAGE} {{ a = Conv <pads = [1, 1, 1, 1]> (x, w3)  c = BatchNormalization(a, s, o, mean, var)  d = Relu(c)
                        e = Conv <pads = [1, 1, 1, 1]> (d, w3)  f = BatchNormalization(e, s, o, mean, var)  g1 = Add(f, d)  y = Relu(g1) }}""",
-                       ["copy", "conv3x3s1", "conv3x3s1"]),
+                       ["copy", "conv3x3f2x2", "conv3x3f2x2"]),
     "swish": (f"{IMAGE} {{ a = Conv(x, w1)  q = Sigmoid(a)  d = Mul(a, q)  y = Conv(d, w1) }}", ["copy", "conv1x1s1", "conv1x1s1"]),
     "hard_swish_depthwise": (f"""{IMAGE} {{ a = Conv(x, w1)  c = HardSwish(a)  d = Conv <pads = [1, 1, 1, 1], group = 16> (c, dw)
                              e = Clip(d, scalar, six)  y = Conv(e, w1) }}""", ["copy", "conv1x1s1", "depthwise3x3s1", "conv1x1s1"]),

@@ -102,7 +102,7 @@ class WinogradSpec(Spatial):
     @property
     def name(self) -> str:
         p = self.problem
-        return f"conv{p.kernel[0]}x{p.kernel[1]}_winograd{p.outputs_of_tile[0]}x{p.outputs_of_tile[1]}"
+        return f"conv{p.kernel[0]}x{p.kernel[1]}f{p.outputs_of_tile[0]}x{p.outputs_of_tile[1]}"
 
     def known(self, call: Any) -> WinogradProblem:
         """The problem with what the operand's memory tells."""
