@@ -63,10 +63,10 @@ class Subject:
     reference_note: str = ""  # why there is no float64 reference
     entries: list[Entry] = field(default_factory=list)
 
-    def entry(self, engine: str) -> Entry:
-        """The entry of an engine; KeyError where it has none."""
+    def entry(self, engine: str, threads: int | None = None) -> Entry:
+        """The entry of an engine (with that number of threads); KeyError where it has none."""
         for entry in self.entries:
-            if entry.engine == engine:
+            if entry.engine == engine and threads in (None, entry.threads):
                 return entry
         raise KeyError(engine)
 

@@ -1,0 +1,107 @@
+"""What keeps an engine from winning by being wrong: its answers are checked before it is timed, and again after.
+
+Before: against the reference (float64, or one of the engines where there is none). After: the same answer must still come, other inputs must change it as
+they change the other engines', and a call with inputs never seen must take as long as one with inputs seen before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hasten.bench.compare import largest_difference
+from hasten.bench.inputs import altered
+from hasten.bench.peer import Feeds
+from hasten.bench.process import EngineError
+from hasten.bench.results import Subject
+from hasten.bench.rounds import Design, Seat
+
+STAND_IN = "onnxruntime"  # the reference where there is no better one
+REMEMBERED = 2.0  # times as long with new inputs: the answers to old ones are remembered
+SLACK_NS = 20_000  # of a clock and a cache, in that comparison
+CHANGE = 1e-4  # of the largest value: less may be rounding
+PROBE_SECONDS = 0.1
+
+
+def before(subject: Subject, answers: Sequence[tuple[Seat, Mapping[str, Any]]], truth: Mapping[str, Any] | None, design: Design) -> Mapping[str, Any]:
+    """Enter the error of each engine, and trouble for those that are wrong; gives what they were measured against."""
+    if truth is None:
+        seat, truth = next(((s, outputs) for s, outputs in answers if s.engine.spec.peer == STAND_IN), answers[0])
+        subject.reference = seat.entry.engine
+    else:
+        subject.reference = "float64"
+    for seat, outputs in answers:
+        difference = largest_difference(outputs, truth)
+        seat.entry.error, seat.entry.error_output = difference.relative, difference.output
+        if difference.relative > design.tolerance:
+            seat.entry.trouble = f"wrong: {difference}, against {subject.reference}"
+    return truth
+
+
+def after(seats: Sequence[Seat], feeds: Feeds, truth: Mapping[str, Any], design: Design) -> list[str]:
+    """Enter memory, and trouble for engines whose answers turn out wrong, frozen, remembered, or computed on more CPUs than agreed; gives cautions."""
+    for seat in seats:
+        try:
+            _usage(seat)
+            _still_right(seat, truth, design)
+            _anew(seat)
+        except EngineError as error:
+            seat.entry.trouble = f"in the check after the rounds: {error}"
+    return _follow([seat for seat in seats if not seat.entry.trouble], feeds, design)
+
+
+def _still_right(seat: Seat, truth: Mapping[str, Any], design: Design) -> None:
+    difference = largest_difference(seat.engine.outputs(), truth)
+    if difference.relative > design.tolerance:
+        seat.entry.trouble = f"wrong after the rounds: {difference}"
+
+
+def _usage(seat: Seat) -> None:
+    usage = seat.engine.usage()
+    seat.entry.peak_bytes, seat.entry.model_bytes = usage.peak_bytes, usage.peak_bytes - seat.base_bytes
+    if beyond := usage.cpus - seat.engine.cpus:
+        seat.entry.trouble = f"its threads run on CPUs {_list(beyond)}, too; all engines are given {_list(seat.engine.cpus)}"
+
+
+def _anew(seat: Seat) -> None:
+    seen, fresh = seat.engine.probe(PROBE_SECONDS)
+    if fresh > REMEMBERED * seen + SLACK_NS:
+        seat.entry.trouble = f"it remembers answers: a call with inputs it has seen takes {seen / 1e6:.3g} ms, with new ones {fresh / 1e6:.3g} ms"
+
+
+def _follow(seats: Sequence[Seat], feeds: Feeds, design: Design) -> list[str]:
+    """Other inputs must change the answers of all engines alike."""
+    other, found, refused = altered(feeds), [], []
+    for seat in seats:
+        try:
+            outputs = seat.engine.outputs()
+            new = seat.engine.outputs(other)
+            found.append((seat, new, _change(new, outputs)))
+        except EngineError as error:
+            refused.append((seat, error))
+    if not found:
+        return ["no engine takes changed inputs: that answers follow the inputs is not checked"] if refused else []
+    largest = max(change for _, _, change in found)
+    if largest < CHANGE:
+        return ["changed inputs change no answer: that answers follow the inputs is not checked"]
+    alive = [(seat, new) for seat, new, change in found if change >= CHANGE * min(1.0, largest)]
+    for seat, _, change in found:
+        if change < CHANGE * min(1.0, largest):
+            seat.entry.trouble = "its answers do not follow the inputs: those to changed inputs are the same"
+    best, expected = min(alive, key=lambda one: math.inf if one[0].entry.error is None else one[0].entry.error)
+    for seat, new in alive:
+        if seat is not best and (difference := largest_difference(new, expected)).relative > design.tolerance:
+            seat.entry.trouble = f"wrong with changed inputs: {difference}, against {best.entry.engine}"
+    for seat, failure in refused:
+        seat.entry.trouble = f"with changed inputs: {failure}"
+    return []
+
+
+def _change(new: Mapping[str, Any], old: Mapping[str, Any]) -> float:
+    """Of the output that changed most; another shape, or NaN, is a change."""
+    return largest_difference(new, old).relative
+
+
+def _list(cpus: frozenset[int]) -> str:
+    return ", ".join(map(str, sorted(cpus)))

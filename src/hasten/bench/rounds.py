@@ -1,0 +1,105 @@
+"""The design of a measurement, and its rounds.
+
+In a round each engine has one turn, in an order drawn anew: that makes the sign of a difference between equals a fair coin (see
+`hasten.bench.statistics`). A turn is one request to the engine's process, which sleeps otherwise: calls that are not timed wake threads and fill
+caches, then enough calls for `turn_seconds` are timed together. Rounds go on until the first engine has a verdict against each other one, or the time is
+used up; because the intervals hold at any time of looking, that adds no false verdicts.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hasten.bench.machine import Check, Watch
+from hasten.bench.process import Engine, EngineError, Turn
+from hasten.bench.results import Entry, Sample
+from hasten.bench.verdict import compare, seconds_interval
+
+CHECK_SECONDS = 5.0  # between looks at the machine
+
+
+@dataclass(frozen=True)
+class Design:
+    """How to measure: whatever another run needs to be the same. Seconds are wall time."""
+
+    seconds: float = 20.0  # for the rounds of one model with one number of threads
+    least_rounds: int = 10  # before verdicts may end it (three, where the time is up)
+    most_rounds: int = 20_000
+    turn_seconds: float = 0.005  # timed together, at least
+    warmup_seconds: float = 2.0  # at most, for each engine
+    limit_seconds: float = 300.0  # for one answer of an engine, loading included
+    band: float = 0.02  # ratios within it are the same
+    gamma: float = 0.75
+    alpha: float = 0.05
+    tolerance: float = 0.5  # an output further from the reference, relative to its largest value, is wrong
+    starts: bool = True  # measure cold starts, too
+    seed: int = 0  # of the order in rounds
+    even_if_busy: bool = False  # conclude all the same on a busy machine
+
+
+@dataclass
+class Seat:
+    """An engine that takes part: its process, its record, the bytes that the process had before it loaded the model, calls in a turn."""
+
+    engine: Engine
+    entry: Entry
+    base_bytes: int
+    loops: int = 1
+
+    def settle(self, design: Design) -> None:
+        """Warm up; then a turn has as many calls as `design.turn_seconds` hold. Raises EngineError."""
+        warm = self.engine.warm(design.warmup_seconds)
+        self.entry.warmup_calls = warm.calls
+        if not warm.steady:
+            self.entry.about["warm-up"] = f"times were not steady after {design.warmup_seconds:g} s"
+        self.loops = max(1, math.ceil(design.turn_seconds * 1e9 / warm.call_ns))
+
+
+def play(
+    seats: list[Seat], design: Design, watch: Watch, *, on_round: Callable[[int, float], None], on_check: Callable[[Check], None],
+) -> None:  # fmt: skip
+    """Rounds; their samples are appended to the entries as they come. An engine that fails has `trouble` and leaves (`seats` loses it).
+
+    `on_round`: called after each with the number of rounds and the share of the time that is used. `on_check`: after each look at the machine.
+    """
+    order, began, looked = random.Random(design.seed), time.monotonic(), time.monotonic()
+    judged = design.least_rounds
+    for number in range(design.most_rounds):
+        for position, seat in enumerate(order.sample(seats, len(seats))):
+            try:
+                turn = seat.engine.turn(seat.loops)
+            except EngineError as error:
+                seat.entry.trouble = f"after {number} rounds: {error}"
+                seats.remove(seat)
+            else:
+                seat.entry.samples.append(sample(turn, number, position))
+        now = time.monotonic()
+        used = (now - began) / design.seconds
+        on_round(number + 1, min(1.0, used))
+        if not seats or (used >= 1 and number + 1 >= min(3, design.least_rounds)):
+            return
+        if number + 1 >= judged:
+            if decided([seat.entry for seat in seats], design):
+                return
+            judged = number + 1 + max(1, number // 20)  # a look costs time in proportion to the rounds
+        if now - looked > CHECK_SECONDS:
+            on_check(watch.check())
+            looked = time.monotonic()
+
+
+def sample(turn: Turn, number: int, position: int) -> Sample:
+    """The record of a turn."""
+    return Sample(number, position, turn.loops, turn.wall_ns, turn.cpu_ns, turn.began_ns)
+
+
+def decided(entries: list[Entry], design: Design) -> bool:
+    """Whether the first engine has a verdict against each other; alone it has none to wait for, but rounds until its time is known to the band."""
+    first, *others = entries
+    if not others:
+        seconds = seconds_interval(first.samples, design.alpha)
+        return seconds.high - seconds.low <= design.band * seconds.value
+    return all(compare(first.samples, other.samples, band=design.band, gamma=design.gamma, alpha=design.alpha).word != "undecided" for other in others)
