@@ -27,7 +27,7 @@ import numpy as np
 from cases import Case, data_folder, load
 from engine import Engine, EngineError
 
-from hasten.bench.timing import Interval, geometric_mean, interval
+from hasten.bench.statistics import Interval, geometric_mean, interval
 from hasten.codegen import isa
 
 PEER = "onnxruntime"
@@ -77,7 +77,7 @@ class Outcome:
         if self.trouble:
             return {**figures, "trouble": self.trouble}
         if self.ratios:
-            figures |= {"hasten_ms": self.milliseconds, f"{PEER}_ms": self.peer_milliseconds, "ratio": self.ratio.to_dict(), "rounds": len(self.ratios)}
+            figures |= {"hasten_ms": self.milliseconds, f"{PEER}_ms": self.peer_milliseconds, "ratio": interval_dict(self.ratio), "rounds": len(self.ratios)}
         return figures
 
 
@@ -193,9 +193,13 @@ def line(o: Outcome) -> str:
     text = f"{head} {o.cases} cases, difference {o.difference:.0e}"
     if o.ratios:
         r = o.ratio
-        text += f", {o.milliseconds:9.3f} ms, {PEER} {o.peer_milliseconds:9.3f} ms: {r.median:5.2f}x [{r.low:.2f}, {r.high:.2f}]"
+        text += f", {o.milliseconds:9.3f} ms, {PEER} {o.peer_milliseconds:9.3f} ms: {r.value:5.2f}x [{r.low:.2f}, {r.high:.2f}]"
     hosts = o.about.get("host_ops")
     return text + (f", {len(hosts)} host ops" if hosts else "")
+
+
+def interval_dict(found: Interval) -> dict[str, float]:
+    return {"median": found.value, "low": found.low, "high": found.high}
 
 
 def mean_interval(outcomes: Sequence[Outcome], resamples: int = 1000) -> Interval:
@@ -205,7 +209,7 @@ def mean_interval(outcomes: Sequence[Outcome], resamples: int = 1000) -> Interva
     for o in outcomes:
         logs += np.log(np.median(rng.choice(np.asarray(o.ratios), (resamples, len(o.ratios))), axis=1))
     low, high = np.exp(np.percentile(logs / len(outcomes), [2.5, 97.5]))
-    return Interval(geometric_mean([o.ratio.median for o in outcomes]), float(low), float(high))
+    return Interval(geometric_mean([o.ratio.value for o in outcomes]), float(low), float(high))
 
 
 def summarize(outcomes: Sequence[Outcome], settings: Sequence[str], threads: Sequence[int]) -> list[dict[str, Any]]:
@@ -220,10 +224,10 @@ def summarize(outcomes: Sequence[Outcome], settings: Sequence[str], threads: Seq
             row: dict[str, Any] = {"setting": name, "threads": count, "models": len(mine), "failed": failed, "goal": SETTINGS[name].goal}
             text = f"{name:13} {count} thr: {len(mine) - failed} of {len(mine)} models right"
             if timed:
-                mean, least = mean_interval(timed), min(o.ratio.median for o in timed)
-                ahead = sum(o.ratio.median > 1 for o in timed)
-                row |= {"ratio": mean.to_dict(), "least": least, "ahead": ahead}
-                text += f", {mean.median:.2f}x [{mean.low:.2f}, {mean.high:.2f}] {PEER}, least {least:.2f}x, ahead on {ahead}"
+                mean, least = mean_interval(timed), min(o.ratio.value for o in timed)
+                ahead = sum(o.ratio.value > 1 for o in timed)
+                row |= {"ratio": interval_dict(mean), "least": least, "ahead": ahead}
+                text += f", {mean.value:.2f}x [{mean.low:.2f}, {mean.high:.2f}] {PEER}, least {least:.2f}x, ahead on {ahead}"
                 if SETTINGS[name].goal:
                     text += f" (goal {SETTINGS[name].goal}x)"
             means.append(row)

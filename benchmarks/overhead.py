@@ -20,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper
 
 import hasten
-from hasten.bench.timing import interval
+from hasten.bench.statistics import interval
 
 GOALS = {"model(x)": 0.6, "model.run(dict)": 1.2}  # microseconds
 
@@ -64,7 +64,10 @@ def main() -> None:
     }
     timers = {name: timeit.Timer(text, globals=names) for name, text in calls.items()}
     times = measure(timers, args.rounds or (3 if args.quick else 30), args.calls)
-    figures = {name: {**interval(t).to_dict(), "least": min(t), "goal": GOALS.get(name)} for name, t in times.items()}
+    figures = {}
+    for name, t in times.items():
+        middle = interval(t)
+        figures[name] = {"median": middle.value, "low": middle.low, "high": middle.high, "least": min(t), "goal": GOALS.get(name)}
     for name, row in figures.items():
         goal = f" (goal {row['goal']} us)" if row["goal"] else ""
         print(f"{name:28} {row['median']:6.2f} us [{row['low']:.2f}, {row['high']:.2f}], least {row['least']:.2f}{goal}")

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 import hasten
-from hasten.bench.compare import largest_difference
-from hasten.bench.peers import start
-from hasten.bench.timing import paired
+from hasten.bench.experiment import Task, measure
+from hasten.bench.peer import EngineSpec
+from hasten.bench.rounds import Design
+from hasten.bench.verdict import compare, seconds_interval
 
 HERE = Path(__file__).parent
 MODEL = HERE / "models" / "face_ultraface_rfb320.onnx"
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=HERE / "pictures" / "photo_astronaut.png")
     parser.add_argument("--output", type=Path, default=Path("demo/face-annotated.png"))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=5, help="for timing")
     args = parser.parse_args()
 
     model = compile_with_bar(args.threads)
@@ -51,7 +52,7 @@ def main() -> None:
     size = f"{picture.width}x{picture.height}"
     for score, left, top, right, bottom in faces * np.array([1, *picture.size, *picture.size]):
         console.print(f"   score {score:.3f}, x {left:.0f} to {right:.0f}, y {top:.0f} to {bottom:.0f} of {size}")
-    compare(model, x, args.threads, args.rounds)
+    time_against_peer(x, args.threads, args.seconds)
 
 
 def compile_with_bar(threads: int) -> hasten.CompiledModel:
@@ -124,25 +125,24 @@ def annotate(picture: Image.Image, faces: Floats) -> Image.Image:
     return drawn
 
 
-def compare(model: hasten.CompiledModel, x: Floats, threads: int, rounds: int) -> None:
-    """Prints the paired time ratio to ONNX Runtime and how far the answers are apart."""
-    try:
-        peer = start("onnxruntime", MODEL, threads)
-    except hasten.HastenError as error:
-        console.print(f" [dim]not compared: {error}[/]")
-        return
-    feeds = {"input": x}
-    difference = largest_difference(model.run(feeds), peer(feeds))
+def time_against_peer(x: Floats, threads: int, seconds: float) -> None:
+    """Prints both times, their ratio, and how far each engine's answer is from float64."""
+    engines = [EngineSpec("hasten"), EngineSpec("onnxruntime")]
     with console.status("timing ..."):
-        result = paired({"hasten": lambda: model.run(feeds), "onnxruntime": lambda: peer(feeds)}, rounds=rounds)
-    ratio, calls = result.ratio("onnxruntime"), result.first.calls
-    ours, theirs = (timing.seconds.median * 1e3 for timing in result.timings)
+        run = measure([Task(MODEL, {"input": x})], engines, [threads], Design(seconds=seconds, starts=False, even_if_busy=True))
+    ours, theirs = run.subjects[0].entries
+    if trouble := ours.trouble or theirs.trouble:
+        console.print(f" [dim]not compared: {trouble}[/]")
+        return
+    verdict = compare(theirs.samples, ours.samples)
     console.print(
-        f" {threads} thread{'s' * (threads > 1)}: [bold]{ratio.median:.2f}x[/] ONNX Runtime "
-        f"(95% interval {ratio.low:.2f} to {ratio.high:.2f}, {calls} paired calls), "
-        f"largest difference {difference.relative:.0e}"
+        f" {threads} thread{'s' * (threads > 1)}: [bold]{verdict.ratio.value:.2f}x[/] ONNX Runtime "
+        f"(95% interval {verdict.ratio.low:.2f} to {verdict.ratio.high:.2f}, {verdict.rounds} rounds)"
     )
-    console.print(f"   hasten {ours:.2f} ms, ONNX Runtime {theirs:.2f} ms a picture")
+    for name, entry in (("hasten", ours), ("ONNX Runtime", theirs)):
+        console.print(f"   {name} {seconds_interval(entry.samples).value * 1e3:.2f} ms a picture, error {entry.error:.0e} of the largest value")
+    for caution in run.cautions:
+        console.print(f"   [dim]{caution}[/]")
 
 
 if __name__ == "__main__":

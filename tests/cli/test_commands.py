@@ -109,7 +109,7 @@ def test_the_demo(tmp_path: Path) -> None:
     demo = Path(__file__).resolve().parents[2] / "examples" / "demo.py"
     picture = tmp_path / "face.png"
     result = subprocess.run(
-        [sys.executable, demo, "--rounds", "3", "--output", picture], capture_output=True, text=True
+        [sys.executable, demo, "--seconds", "1", "--output", picture], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
     assert "found 1 face in photo_astronaut.png" in result.stdout and "ONNX Runtime" in result.stdout
