@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from hasten.base.errors import HastenError
-from hasten.cli import bench, cache, compile, doctor, inspect, run
+from hasten.cli import bench, cache, compile, doctor, inspect, profile, run
 
 FAILURE, INTERRUPTED = 1, 130
 
@@ -100,6 +100,7 @@ app.command("compile")(guarded(compile.compile_model))
 app.command("run")(guarded(run.run_model))
 app.command("inspect")(guarded(inspect.inspect_model))
 app.command("bench")(guarded(bench.bench_models))
+app.command("profile")(guarded(profile.profile_model))
 app.command("doctor")(guarded(doctor.show_doctor))
 caches = typer.Typer(help="Show or clear the cache of compiled kernels and models.", no_args_is_help=True)
 caches.command("show")(guarded(cache.show_cache))

@@ -32,20 +32,17 @@ class NodeReport:
 
 
 def fused_rows(schedule: Schedule, regions: dict[int, str]) -> list[NodeReport]:
-    """Rows for the nodes that have no kernel of their own: folded, a view of other memory, or computed inside another node's kernel."""
-    told: set[str] = set()
-    for t in schedule.order:
-        if id(t) in regions:
-            told.add(str(t.node))
+    """Rows for what has no kernel of its own: folded, a view of other memory, or computed inside another node's kernel. A node that has kernels (for
+    copies of its operands) and whose main work is done in another one's has both kinds of rows."""
+    told = {str(t.node) for t in schedule.order if id(t) in regions}
     rows: dict[str, NodeReport] = {}
     for t in schedule.order:
-        name = str(t.node)
-        if t.node is None or name in told:
-            continue
-        kind = type(t.origin).__name__
-        if kind in ("HostCall", "Branch", "Loop", "Source"):
+        name, kind = str(t.node), type(t.origin).__name__
+        if t.node is None or id(t) in regions or kind in ("HostCall", "Branch", "Loop", "Source") or (name in told and kind not in ("Kernel", "Nest")):
             continue
         into = _computed_with(schedule, t, regions, 0)
+        if name in told and (into is None or node_name(into) == name):
+            continue
         what = "folded" if kind == "Const" else "view" if kind == "View" else "fused"
         region, node = (None, None) if into is None else (regions[id(into)], node_name(into))
         rows[name] = NodeReport(name, t.node.op_type, "", what, region, "", "", "", "0", "0", fused_node=node)

@@ -72,7 +72,7 @@ class InterpretedModel(Model):
 
     def _run(self, *values: Any) -> Any:
         arrays = self.signature.convert(values)
-        outputs = _Run(self, arrays).outputs()
+        outputs = Run(self, arrays).outputs()
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
@@ -86,7 +86,7 @@ def _fresh(size: int) -> _Buffer:
     return _Buffer(room.ctypes.data + -room.ctypes.data % 64, room)
 
 
-class _Run:
+class Run:
     """The state of one run."""
 
     def __init__(self, model: InterpretedModel, inputs: Sequence[Any]):
@@ -186,9 +186,13 @@ class _Run:
         for n, arg in enumerate(i.args):
             words[n + 1] = self.buffers[arg].address if isinstance(arg, str) else self.wrapped(arg)
         threads = max(1, min(self.model.threads, self.wrapped(i.work) // abi.GRAIN))
-        self.model.runtime.invoke(self.model.kernels[i.kernel], ctypes.addressof(words), threads)
+        self.invoke(i, words, threads)
         if i.where:
             self.check_status(i.where)
+
+    def invoke(self, i: Call, words: ctypes.Array[ctypes.c_int64], threads: int) -> None:
+        """Run the kernel of a call on its argument words."""
+        self.model.runtime.invoke(self.model.kernels[i.kernel], ctypes.addressof(words), threads)
 
     def branch(self, i: If) -> None:
         self.check_status()
@@ -269,17 +273,17 @@ _HOLDS: dict[str, Callable[[int, int], bool]] = {
     "<": lambda a, b: a < b,
     "<=": lambda a, b: a <= b,
 }
-_HANDLERS: dict[type, Callable[[_Run, Any], None]] = {
-    Let: _Run.let,
-    Read: _Run.read,
-    Check: _Run.check,
-    Arena: _Run.allocate,
-    View: _Run.view,
-    Alloc: _Run.allocate,
-    Free: _Run.free,
-    Call: _Run.call,
-    Host: _Run.host,
-    If: _Run.branch,
-    While: _Run.loop,
-    Output: _Run.output,
+_HANDLERS: dict[type, Callable[[Run, Any], None]] = {
+    Let: Run.let,
+    Read: Run.read,
+    Check: Run.check,
+    Arena: Run.allocate,
+    View: Run.view,
+    Alloc: Run.allocate,
+    Free: Run.free,
+    Call: Run.call,
+    Host: Run.host,
+    If: Run.branch,
+    While: Run.loop,
+    Output: Run.output,
 }

@@ -1,0 +1,145 @@
+"""How long each kernel of a run takes.
+
+The Program is interpreted once, and what every kernel was called with is kept. Where no size depends on data (no Read, no host op), the same
+calls are then made again in every round: in their order, in the same memory, with nothing between them, so that the caches and the pool's
+workers find what they find in a native run. Elsewhere every round is interpreted; with several threads the workers may then be asleep when a
+kernel begins, and short kernels look slower than they are (`Recording.replayed` tells which it was).
+
+Whole native calls are timed in the same rounds, so what is no kernel (allocation, sizes, checks, the call itself) is the difference.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hasten.base.errors import ExecutionError
+from hasten.vm import abi
+from hasten.vm.callpath import Model, NativeModel
+from hasten.vm.interpreter import InterpretedModel, Run
+from hasten.vm.program import Call, Host, Read
+from hasten.vm.runtime import Runtime, loaded_runtime
+
+FEWEST_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kernel called, or a host op run. `number` counts the Program's Calls (Hosts) in the order of its text; `sizes` are the integers known
+    then; `threads` those that shared the kernel."""
+
+    instruction: Call | Host
+    number: int
+    threads: int
+    sizes: Mapping[str, int]
+
+
+@dataclass
+class Recording:
+    """The steps of a run in order; for each round and step its start and end (nanoseconds of a monotonic clock, without the time of timing
+    itself); and for each round the seconds of a whole call of the model."""
+
+    steps: list[Step]
+    replayed: bool
+    rounds: list[list[tuple[int, int]]] = field(default_factory=list)
+    calls: list[float] = field(default_factory=list)
+
+
+def record(model: Model, values: Mapping[str, Any], rounds: int | None = None, seconds: float = 1.0) -> Recording:
+    """Time the kernels of `model` on inputs by name: in as many rounds, or for about so many seconds and at least five rounds.
+
+    Raises as a call of the model does.
+    """
+    interpreted, arrays = _interpreted(model), model.signature.convert(model.signature.from_names(values))
+    runtime = interpreted.runtime
+    cost = _cost_of_timing(runtime)
+    first = _Recorded(interpreted, arrays)
+    first.outputs()
+    replayed = not any(isinstance(i, (Read, Host)) for i in abi.walk(model.program.instructions))
+    recording = Recording(first.steps, replayed)
+    stop = time.perf_counter() + seconds
+    while len(recording.rounds) < (rounds or FEWEST_ROUNDS) or (rounds is None and time.perf_counter() < stop):
+        stamps = first.replay() if replayed else _stamps(interpreted, arrays, first.steps)
+        recording.rounds.append([(start, max(start, end - cost)) for start, end in stamps])
+        began = time.perf_counter()
+        model.call(*arrays)
+        recording.calls.append(time.perf_counter() - began)
+    return recording
+
+
+def _interpreted(model: Model) -> InterpretedModel:
+    """The same model for the interpreter."""
+    if isinstance(model, InterpretedModel):
+        return model
+    runtime = loaded_runtime()
+    assert isinstance(model, NativeModel) and runtime is not None
+    return InterpretedModel(model.program, model.image, model.constants, runtime, model.threads)
+
+
+def _stamps(model: InterpretedModel, arrays: list[Any], steps: list[Step]) -> list[tuple[int, int]]:
+    """One more interpreted run, which must do the same."""
+    run = _Recorded(model, arrays)
+    run.outputs()
+    if [s.instruction for s in run.steps] != [s.instruction for s in steps]:
+        raise ExecutionError("this model does other work in every run (random numbers decide what it does), so its kernels have no typical time")
+    return run.stamps
+
+
+def _cost_of_timing(runtime: Runtime) -> int:
+    """Nanoseconds that a kernel without work seems to take: a function of the run-time library that only reads a number plays it."""
+    empty = runtime.image.address(abi.WORKERS)
+    least = 1 << 62
+    for _ in range(500):
+        start = time.perf_counter_ns()
+        runtime.invoke(empty, None, 1)
+        least = min(least, time.perf_counter_ns() - start)
+    return least
+
+
+class _Recorded(Run):
+    """A run that keeps its steps, and the memory that they work in."""
+
+    def __init__(self, model: InterpretedModel, inputs: list[Any]):
+        super().__init__(model, inputs)
+        self.steps: list[Step] = []
+        self.stamps: list[tuple[int, int]] = []
+        self.kept: list[tuple[int, ctypes.Array[ctypes.c_int64], int]] = []  # kernel, argument words, threads
+        self.owners: set[int] = set()
+        self.memory: list[object] = []
+        order = list(abi.walk(model.program.instructions))
+        self.numbers = {id(i): n for kind in (Call, Host) for n, i in enumerate(i for i in order if isinstance(i, kind))}
+
+    def invoke(self, i: Call, words: ctypes.Array[ctypes.c_int64], threads: int) -> None:
+        self._step(i, threads)
+        for arg in i.args:
+            if isinstance(arg, str) and id(owner := self.buffers[arg].owner) not in self.owners:
+                self.owners.add(id(owner))
+                self.memory.append(owner)
+        self.kept.append((self.model.kernels[i.kernel], words, threads))
+        start = time.perf_counter_ns()
+        super().invoke(i, words, threads)
+        self.stamps.append((start, time.perf_counter_ns()))
+
+    def host(self, i: Host) -> None:
+        self._step(i, 1)
+        start = time.perf_counter_ns()
+        super().host(i)
+        self.stamps.append((start, time.perf_counter_ns()))
+
+    def _step(self, i: Call | Host, threads: int) -> None:
+        known = self.steps[-1].sizes if self.steps else None
+        self.steps.append(Step(i, self.numbers[id(i)], threads, known if known == self.integers else dict(self.integers)))
+
+    def replay(self) -> list[tuple[int, int]]:
+        """Make all kernel calls again; start and end of each."""
+        now, invoke = time.perf_counter_ns, self.model.runtime.invoke
+        stamps = []
+        for kernel, words, threads in [(kernel, ctypes.addressof(words), threads) for kernel, words, threads in self.kept]:
+            start = now()
+            invoke(kernel, words, threads)
+            stamps.append((start, now()))
+        self.check_status()
+        return stamps
