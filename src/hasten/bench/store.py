@@ -117,6 +117,9 @@ class Store:
                     kept = self._keep(db, t.subject, subject, {"run": run.id, **_columns(subject, "entries")})
                     for entry in subject.entries:
                         row = self._keep(db, t.entry, entry, {"subject": kept.id, **_columns(entry, "samples")})
+                        if len(entry.samples) < row.samples:  # a check after the rounds dropped what was measured
+                            db.execute(t.sample.delete().where(t.sample.c.entry == row.id))
+                            row.samples = 0
                         if fresh := entry.samples[row.samples :]:
                             db.execute(t.sample.insert(), [{"entry": row.id, **vars(sample)} for sample in fresh])
                             row.samples = len(entry.samples)
