@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("strict", "highest", "high", "medium")
 Progress = Callable[[str, int, int], None]
+_LARGE = 64 << 20  # bytes of a compiled model
 
 
 @dataclass(frozen=True)
@@ -240,8 +241,8 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Compile
 
 
 def _keep(cache: Cache, key: str | None, parts: list[Any], threads: int | None) -> CompiledModel | None:
-    """A new model put into the cache, and taken from there: a large one is in memory once. None where it can't be kept."""
-    if key is None or not cache.put_parts("model", key, parts):
+    """Puts a new model into the cache. A large one is taken from there, so that it is in memory once; None for others, and where it can't be kept."""
+    if key is None or not cache.put_parts("model", key, parts) or sum(map(len, parts)) < _LARGE:
         return None
     place = cache.path("model", key)
     try:
