@@ -4,8 +4,9 @@
     model = hasten.compile("model.onnx")           # or a torch.nn.Module with example_inputs
     y = model(x)                                   # NumPy (or DLPack) in, NumPy out
     model.save("model.hasten"); hasten.load("model.hasten")
+    hasten.build_library("model.onnx", "folder")   # a shared library for programs without Python
 
-See `compile`, `load`, `CompiledModel`, and the error tree in `hasten.base.errors`.
+See `compile`, `load`, `CompiledModel`, `build_library`, and the error tree in `hasten.base.errors`.
 """
 
 from hasten.api import CompiledModel, TensorInfo, compile, load
@@ -23,6 +24,7 @@ from hasten.base.errors import (
     TypeMismatch,
     UnsupportedOperator,
 )
+from hasten.deploy import build_library
 
 __version__ = "0.1.0"
 
@@ -41,6 +43,7 @@ __all__ = [
     "TypeInferenceError",
     "TypeMismatch",
     "UnsupportedOperator",
+    "build_library",
     "compile",
     "load",
 ]

@@ -124,13 +124,13 @@ def _binding() -> Any:
 @functools.cache
 def _target(triple: str) -> Any:
     binding = _binding()
-    try:
-        return binding.Target.from_triple(triple)
-    except RuntimeError:  # not the host's architecture: bring in the others
-        with _initialising:
+    with _initialising:  # also to look: another thread's targets are known to LLVM before all their parts are there
+        try:
+            return binding.Target.from_triple(triple)
+        except RuntimeError:  # not the host's architecture: bring in the others
             binding.initialize_all_targets()
             binding.initialize_all_asmprinters()
-    return binding.Target.from_triple(triple)
+        return binding.Target.from_triple(triple)
 
 
 def _located(text: str, message: str) -> str:

@@ -21,12 +21,13 @@ Check that failed, whose two sides are then in info[0] and info[1].
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hasten.base.dims import Dim, DimLike, as_symbol, symbols
 from hasten.base.errors import CompileError
-from hasten.vm.program import Call, Check, If, Instruction, Program, TensorSpec, While
+from hasten.vm.program import Call, Check, If, Instruction, Let, Program, Read, TensorSpec, While
 
 ABI = 1
 CONTEXT, RUN, CALL, TRIM = "hst_context", "hst_run", "hst_call", "hst_trim"
@@ -126,6 +127,18 @@ def bind(program: Program) -> Binding:
             )
         checked.append((number, axis, dim))
     return Binding(bound, tuple(checked))
+
+
+def derived(program: Program) -> dict[str, DimLike]:
+    """Names that the Program itself computes from the sizes of inputs alone, before anything runs, in order: each from
+    bound symbols and earlier names. Names that are assigned more than once do not count."""
+    times = Counter(i.name for i in walk(program.instructions) if isinstance(i, (Let, Read)))
+    known, found = set(bind(program).bound), {}
+    for i in program.instructions:
+        if isinstance(i, Let) and times[i.name] == 1 and symbols(i.value) <= known:
+            known.add(i.name)
+            found[i.name] = i.value
+    return found
 
 
 def walk(instructions: Sequence[Instruction]) -> Iterator[Instruction]:

@@ -82,7 +82,7 @@ def _pause(f: Function) -> None:
     if f.isa.is_x86:
         f.intrinsic("llvm.x86.sse2.pause", "void", [], [])
     elif f.isa.architecture == "aarch64":
-        f.line('call void asm sideeffect "yield", ""()')
+        f.intrinsic("llvm.aarch64.hint", "void", [f.const("i32", 1)], [])  # yield
 
 
 def _spin_until(f: Function, p: V, wanted: int) -> None:

@@ -19,15 +19,18 @@ def emit_shapes(module: Module, program: Program) -> None:
     def given(number: int, axis: int) -> V:
         return f.load("i64", f.offset(inputs, 8 * (inputs_at[number] + 1 + axis)))
 
-    sizes = Sizes(f, lambda name: given(*binding.bound[name]))
+    values: dict[str, V] = {}
+    sizes = Sizes(f, lambda name: values[name] if name in values else given(*binding.bound[name]))
     for number, axis, dim in binding.checked:
         want, overflow = sizes.checked(dim)
         wrong = given(number, axis).ne(want)
         with f.when(wrong if overflow is None else wrong | overflow):
             f.ret(f.const("i64", abi.STATUS_INPUT))
+    for name, value in abi.derived(program).items():
+        values[name] = sizes.value(value)
+    known = binding.bound.keys() | values.keys()
     for at, spec in zip(outputs_at, abi.tensors(program.outputs), strict=True):
         for axis, dim in enumerate(spec.shape):
-            known = symbols(dim) <= binding.bound.keys()
-            size = sizes.value(dim) if known else f.const("i64", -1)
+            size = sizes.value(dim) if symbols(dim) <= known else f.const("i64", -1)
             f.store(size, f.offset(outputs, 8 * (at + 1 + axis)))
     f.ret(f.const("i64", 0))
