@@ -6,7 +6,8 @@ their ratio is a fair coin, whether load comes and goes, outliers abound or roun
 - `chance_interval`: the confidence sequence of a binomial share with a beta mixture (Robbins 1970, Ann. Math. Stat. 41:1397; Howard and others
   2021, Ann. Stat. 49:1055). With probability 1 - alpha it holds for all numbers of rounds at once, so one may stop when one likes. Ties count half.
 - `middle_interval`: of a median, by inverting the sign test with the same sequence (Howard and Ramdas 2022, Bernoulli 28:1704): two order statistics.
-- `mid_p_interval`: of a share at a number of rounds fixed before; shorter, for designs without looks in between (Lancaster 1961).
+- `exact_interval`: of a share at a number of rounds fixed before (Clopper and Pearson 1934, Biometrika 26:404). Mid-P intervals are shorter, but
+  hold with only 92.6% at 29 rounds.
 - `rank_interval`: of P(a < b) between separate samples (Newcombe 2006, Stat. Med. 25:559, method 5): never of zero width.
 - `interval`: the bootstrap interval of a median, for figures that nobody judges.
 """
@@ -66,23 +67,15 @@ def chance_interval(wins: float, rounds: int, alpha: float = 0.05) -> Interval:
     return Interval(seen, low, high)
 
 
-def mid_p_interval(wins: float, rounds: int, alpha: float = 0.05) -> Interval:
-    """The chance to win a round, at a number of rounds fixed before."""
-    from scipy.stats import beta, binom
+def exact_interval(wins: float, rounds: int, alpha: float = 0.05) -> Interval:
+    """The chance to win a round, at a number of rounds fixed before. Half a win is read in the worse way for each end."""
+    from scipy.stats import beta
 
     if rounds == 0:
         return Interval(0.5, 0.0, 1.0)
-    if wins != int(wins):  # half a win: the union of both readings
-        below, above = (mid_p_interval(math.floor(wins) + more, rounds, alpha) for more in (0, 1))
-        return Interval(wins / rounds, below.low, above.high)
-
-    def tail(p: float) -> float:
-        return float(binom.sf(wins, rounds, p) + binom.pmf(wins, rounds, p) / 2)  # P(more) + half of P(as many)
-
-    low = 0.0 if wins == 0 else _root(lambda p: alpha / 2 - tail(p), 0.0, wins / rounds)
-    high = 1.0 if wins == rounds else _root(lambda p: 1 - alpha / 2 - tail(p), wins / rounds, 1.0)
-    if wins in (0, rounds):  # the exact one-sided end
-        low, high = (0.0, float(beta.isf(alpha / 2, 1, rounds))) if wins == 0 else (float(beta.ppf(alpha / 2, rounds, 1)), 1.0)
+    least, most = math.floor(wins), math.ceil(wins)
+    low = float(beta.ppf(alpha / 2, least, rounds - least + 1)) if least else 0.0
+    high = float(beta.isf(alpha / 2, most + 1, rounds - most)) if most < rounds else 1.0
     return Interval(wins / rounds, low, high)
 
 

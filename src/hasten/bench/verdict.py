@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from hasten.base.errors import InputError
 from hasten.bench.results import Sample
-from hasten.bench.statistics import TICK, Interval, chance_interval, evidence, mid_p_interval, middle_interval, rank_interval
+from hasten.bench.statistics import TICK, Interval, chance_interval, evidence, exact_interval, middle_interval, rank_interval
 
 Word = Literal["a", "b", "same", "undecided"]
 
@@ -89,7 +89,7 @@ def _numbers(a: Sequence[Any], b: Sequence[Any], paired: bool) -> tuple[list[flo
 def _paired(a: Sequence[float], b: Sequence[float], band: float | None, gamma: float, alpha: float, sequential: bool) -> Verdict:
     logs = [math.log(x / y) for x, y in zip(a, b, strict=True)]
     wins = sum(0.5 if log == 0 else float(log < 0) for log in logs)
-    chance = (chance_interval if sequential else mid_p_interval)(wins, len(logs), alpha)
+    chance = (chance_interval if sequential else exact_interval)(wins, len(logs), alpha)
     middle = middle_interval(logs, alpha, sequential=sequential)
     word = _word(middle, chance, band, gamma)
     needed = None if word != "undecided" or band is None else _missing(logs, math.log1p(band), alpha)
