@@ -22,7 +22,7 @@ from hasten.codegen import isa
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 MOST_LOAD = 0.5  # running processes per CPU, on average over a minute, beyond which timing is refused
-PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "llvmlite")
+PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "torch", "ncnn", "llvmlite")
 
 
 def cpus() -> list[int]:
@@ -74,7 +74,7 @@ class Quiet:
             "isa": isa.available(),
             "system": f"{platform.system()} {platform.release()}",
             "python": platform.python_version(),
-            "versions": {name: _version(name) for name in PACKAGES if _version(name)},
+            "versions": versions(),
             "hasten": _version("hasten") or "source",
             "commit": _commit(),
             "load_before": round(self.before, 2),
@@ -116,6 +116,11 @@ def _steal() -> tuple[int, int]:
     """Ticks of all CPUs so far, and those that the hypervisor gave to others."""
     numbers = [int(n) for n in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return sum(numbers), numbers[7]
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that figures depend on."""
+    return {name: found for name in PACKAGES if (found := _version(name))}
 
 
 def _version(name: str) -> str:

@@ -1,238 +1,205 @@
-"""Real models beside ONNX Runtime: the same answers, and in which time.
+"""The suite: Hasten beside every engine that a user could pick instead, on trained models and on a zoo of published networks.
 
-python benchmarks/models.py                          all models of the data folder (HASTEN_DATA), all settings, 1 and 2 threads
-python benchmarks/models.py face ocr --quick         models whose names contain one of these, a few rounds, nothing written
-python benchmarks/models.py --check                  answers only
+python benchmarks/models.py                                    everything: hours; what is there already is kept, so it may be interrupted
+python benchmarks/models.py data --batch 1 --engines onnxruntime openvino      the trained models beside two peers: minutes
+python benchmarks/models.py face bert --quick                  models whose names contain one of these, a few rounds, nothing written
 
-Each engine runs in a process of its own, with the same number of threads on the same CPUs, and keeps the model. Outputs of every case (all
-shapes, state carried over steps) are compared before the first case is timed. Engines take turns in short rounds, in an order drawn anew,
-after a pause that lets a peer's spinning threads fall asleep; an engine's figure of a round is the median of its calls, the ratio is taken
-inside the round, and the table shows the median ratio with its 95% bootstrap interval. Above 1, Hasten is faster.
+`data` and `zoo` stand for all trained models (of the data folder, HASTEN_DATA) and all networks with random weights (benchmarks/zoo.py). Each
+engine runs in a process of its own on the same CPUs, its answers are checked against float64, and rounds go on until there is a verdict or the
+time is used up (`hasten.bench`). Results go to results/models/MACHINE/MODEL.json as they come; `report.py` makes the tables.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
-import statistics
+import json
+import re
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import machine
-import numpy as np
-from cases import Case, data_folder, load
-from engine import Engine, EngineError
+import onnx
+import points
+import tables
+import trained
+import zoo
 
-from hasten.bench.statistics import Interval, geometric_mean, interval
+from hasten.base.errors import HastenError
+from hasten.bench import peers
+from hasten.bench.experiment import Progress, Task, measure
+from hasten.bench.peer import EngineSpec
+from hasten.bench.rounds import Design
+from hasten.bench.summary import summarise
 from hasten.codegen import isa
 
-PEER = "onnxruntime"
-PAUSE = 0.02  # seconds before each turn
-MOST_CALLS, LEAST_CALLS = 2000, 3  # of an engine in a round
+RESULTS = machine.RESULTS / "models"
+SETTINGS = {  # of Hasten, and the instruction set that each needs; the first is what the others are measured against
+    points.BASE: "portable", "hasten:isa=avx512": "amx", "hasten:isa=avx512,precision=strict": "avx512", "hasten:isa=avx2": "avx2",
+    "hasten:precision=high": "amx", "hasten:precision=medium": "amx",
+}  # fmt: skip
+PEERS = {**dict.fromkeys(points.FP32_PEERS, "portable"), **dict.fromkeys(points.BF16_PEERS, "amx"), "openvino:precision=default": "portable"}
+GROUPS = ("data", "zoo")
+SECONDS = 2.0  # of rounds for each engine, at most
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Options of hasten.compile that are measured, the ISA they need, and the geometric mean of ratios that the project wants of them."""
+class Work:
+    """One model with one input. `label` says which one, where there are several; `first`: the one for which starts are measured."""
 
-    options: dict[str, Any] = field(default_factory=dict)
-    needs: str = "portable"
-    goal: float | None = None
-
-
-SETTINGS = {
-    "default": Setting(goal=1.1 if machine.has_amx() else None),
-    "high": Setting({"precision": "high"}, "amx", 1.4),
-    "avx512 strict": Setting({"isa": "avx512", "precision": "strict"}, "avx512", 0.8),
-    "avx2": Setting({"isa": "avx2"}, "avx2"),
-}
-
-
-@dataclass
-class Outcome:
-    """One model under one setting with one number of threads; `trouble` says why there are no times."""
-
-    model: str
-    setting: str
-    threads: int
-    cases: int = 0
-    difference: float = 0.0
-    trouble: str = ""
-    about: dict[str, Any] = field(default_factory=dict)
-    milliseconds: float = 0.0
-    peer_milliseconds: float = 0.0
-    ratios: list[float] = field(default_factory=list)
-
-    @property
-    def ratio(self) -> Interval:
-        return interval(self.ratios)
-
-    def to_dict(self) -> dict[str, Any]:
-        figures: dict[str, Any] = {"model": self.model, "setting": self.setting, "threads": self.threads, "cases": self.cases,
-                                   "difference": self.difference, **self.about}  # fmt: skip
-        if self.trouble:
-            return {**figures, "trouble": self.trouble}
-        if self.ratios:
-            figures |= {"hasten_ms": self.milliseconds, f"{PEER}_ms": self.peer_milliseconds, "ratio": interval_dict(self.ratio), "rounds": len(self.ratios)}
-        return figures
+    group: str
+    batch: int
+    label: str
+    first: bool
+    case: trained.Case
 
 
 def main() -> None:
     args = parse()
-    folder = data_folder()
-    if folder is None:
-        print("skipped: the models of the data folder are needed, and HASTEN_DATA names no folder with models/ in it.")
-        print("`make bench` times the models that come with the project.")
-        return
-    quiet = machine.Quiet(args.even_if_busy or args.check)
-    settings = [name for name in args.settings if _available(name)]
-    outcomes: list[Outcome] = []
-    rng = random.Random(0)
-    for _, group in groupby(load(folder, args.models, args.quick), key=lambda case: case.model):
-        cases = list(group)
-        for threads in args.threads:
-            for outcome in measure(cases, settings, threads, args, rng):
-                outcomes.append(outcome)
-                print(line(outcome), flush=True)
-    means = summarize(outcomes, settings, args.threads)
-    if not args.check:
-        machine.write("models", quiet, {"means": means, "models": [o.to_dict() for o in outcomes]}, args)
-    sys.exit(any(o.trouble for o in outcomes))
+    engines = available(args.engines)
+    with tempfile.TemporaryDirectory(prefix="hasten-suite-") as folder:
+        for work in works(args.models, args.batch, Path(folder), args.quick):
+            for threads in args.threads:
+                run_one(work, threads, engines, Path(folder), args)
+    if not args.quick:
+        print(f"\n{tables.means(points.load(here()))}\n\nwritten: {here()}; python benchmarks/report.py makes the tables of docs/benchmarks.md")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", help="parts of model names; default: all")
-    parser.add_argument("--settings", nargs="*", default=None, choices=list(SETTINGS), help="default: all that this machine can run")
-    parser.add_argument("--threads", nargs="*", type=int, default=None, help="default: 1 and 2")
-    parser.add_argument("--rounds", type=int, default=None, help="default: 11")
-    parser.add_argument("--round-seconds", type=float, default=0.15, help="of each engine in a round")
-    parser.add_argument("--check", action="store_true", help="compare answers only")
-    machine.add_arguments(parser)
+    parser.add_argument("models", nargs="*", help="parts of names, or the groups data and zoo; default: all")
+    parser.add_argument("--engines", nargs="*", help="peers and settings of Hasten (whose default always takes part); default: all there are")
+    parser.add_argument("--threads", nargs="*", type=int, help="default: 1 and 2")
+    parser.add_argument("--batch", nargs="*", type=int, choices=(1, 8), help="default: 1 and 8")
+    parser.add_argument("--seconds", type=float, help=f"of rounds for each engine, at most; default: {SECONDS:g}")
+    parser.add_argument("--again", action="store_true", help="measure also what is there already")
+    parser.add_argument("--even-if-busy", action="store_true", help="measure on a busy machine, and say so in the results")
+    parser.add_argument("--quick", action="store_true", help="one thread, batch 1, a few rounds: to see that it runs; results are not written")
     args = parser.parse_args()
-    most = len(machine.cpus())
-    args.settings = args.settings or (["default"] if args.quick else list(SETTINGS))
-    args.threads = [n for n in args.threads or ([1] if args.quick else [1, 2]) if n <= most]
-    args.rounds = args.rounds or (3 if args.quick else 11)
+    args.threads = [n for n in args.threads or ([1] if args.quick else [1, 2]) if n <= len(machine.cpus())]
+    args.batch = args.batch or ([1] if args.quick else [1, 8])
+    args.seconds = args.seconds or (0.3 if args.quick else SECONDS)
     return args
 
 
-def _available(name: str) -> bool:
-    needs = SETTINGS[name].needs
-    if needs in isa.available():
-        return True
-    print(f"{name}: left out, this machine has no {needs}")
-    return False
+def available(wanted: Sequence[str] | None) -> list[EngineSpec]:
+    """The engines to measure, the default Hasten first; those that are not installed, or not for this machine, are told and left out."""
+    known = {**SETTINGS, **PEERS}
+    found = []
+    for text in dict.fromkeys([points.BASE, *(wanted or known)]):
+        spec = EngineSpec.parse(text)
+        if known.get(text, "portable") not in isa.available():
+            if wanted:
+                print(f"{text}: left out, this machine has no {known[text]}")
+            continue
+        try:
+            peers.find(spec.peer)
+        except HastenError as error:
+            print(f"{text}: left out, {error}")
+            continue
+        found.append(spec)
+    return found
 
 
-def measure(cases: list[Case], settings: Sequence[str], threads: int, args: argparse.Namespace, rng: random.Random) -> list[Outcome]:
-    """One model: the peer once, Hasten under each setting."""
-    outcomes = [Outcome(cases[0].model, name, threads) for name in settings]
-    allowed = machine.cpus()[:threads]
-    try:
-        peer = Engine(PEER, cases[0], threads, allowed)
-    except EngineError as error:
-        for outcome in outcomes:
-            outcome.trouble = str(error)
-        return outcomes
-    try:
-        wanted = [peer.steps(case) for case in cases]
-        for outcome in outcomes:
-            _measure_one(outcome, cases, wanted, peer, allowed, args, rng)
-    finally:
-        peer.close()
-    return outcomes
+def works(parts: Sequence[str], batches: Sequence[int], folder: Path, first_only: bool) -> Iterator[Work]:
+    """Every model with every input: the trained ones in their first shape, the zoo's in all lengths. A zoo file lives while it is needed."""
+    names = [part for part in parts if part not in GROUPS]
+    data = trained.data_folder()
+    if data is None and (not parts or "data" in parts):
+        print("the trained models are left out: HASTEN_DATA names no folder with models/ in it")
+    if data and (not parts or names or "data" in parts):
+        for case in trained.load(data, () if "data" in parts else names, first_only=True):
+            for batch in batches:
+                if chosen := case if batch == 1 else trained.batched(case, batch):
+                    yield Work("data", batch, variant(case.label), batch == batches[0], chosen)
+    if not parts or names or "zoo" in parts:
+        for name in zoo.NETWORKS:
+            if not parts or "zoo" in parts or any(part in name for part in names):
+                made = None
+                for number, case in enumerate(zoo.cases_of(name, folder, batches, first_only)):
+                    made = case.path
+                    yield Work("zoo", int(case.label.split()[0][1:]), variant(case.label), number == 0, case)
+                if made:
+                    made.unlink()
 
 
-def _measure_one(outcome: Outcome, cases: list[Case], wanted: list[Any], peer: Engine, allowed: list[int], args: Any, rng: random.Random) -> None:
-    options = SETTINGS[outcome.setting].options
-    try:
-        ours = Engine("hasten", cases[0], outcome.threads, allowed, options)
-    except EngineError as error:
-        outcome.trouble = str(error)
+def variant(label: str) -> str:
+    """A case's label without its batch."""
+    return re.sub(r"^n\d+ ?", "", label)
+
+
+def here() -> Path:
+    """The folder of this machine's results: its CPU, and its best instruction set."""
+    return RESULTS / re.sub(r"[^a-z0-9]+", "-", f"{machine.cpu_model()} {isa.available()[0]}".lower()).strip("-")
+
+
+def run_one(work: Work, threads: int, engines: Sequence[EngineSpec], folder: Path, args: argparse.Namespace) -> None:
+    """Measure one model with one input and number of threads, unless it is there; write it, unless the run is a quick one."""
+    path = here() / f"{work.case.model}.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    key = {"label": work.label, "batch": work.batch, "threads": threads}
+    rows = kept.get("points", [])
+    mine = next((row for row in rows if all(row[k] == v for k, v in key.items())), None)
+    if mine and not args.quick and not args.again and {str(e) for e in engines} <= {entry["engine"] for entry in mine["engines"]}:
         return
-    try:
-        outcome.about = ours.about
-        for case, want in zip(cases, wanted, strict=True):
-            outcome.difference = max(outcome.difference, case.check(ours.steps(case), want, options.get("precision") == "medium"))
-            outcome.cases += 1
-        if not args.check:
-            for engine in (ours, peer):
-                engine.steps(cases[0])
-            _time(outcome, ours, peer, args, rng)
-    except (EngineError, AssertionError) as error:
-        failed = cases[min(outcome.cases, len(cases) - 1)].label
-        outcome.trouble = f"{failed}: {error}"
-    finally:
-        ours.close()
+    design = Design(
+        seconds=args.seconds * len(engines), least_rounds=3 if args.quick else Design.least_rounds, starts=work.first and threads == args.threads[0],
+        even_if_busy=args.even_if_busy,
+    )  # fmt: skip
+    name = f"{work.case.model} {work.label}".strip()
+    run = measure([Task(work.case.path, work.case.feeds, name)], engines, [threads], design, progress, references=folder / "references")
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
+    if run.status != "complete":
+        sys.exit(f"{run.status}: {'; '.join(run.cautions)}\n{name} is not written; the same command goes on from here.")
+    told = summarise(run).to_dict()
+    (block,) = told["models"]
+    row = {**key, "began": run.began, "revision": run.revision, "cautions": run.cautions,
+           **{k: block[k] for k in ("inputs", "reference", "reference_note", "engines")}}  # fmt: skip
+    about = {"model": work.case.model, "group": work.group, "depthwise": depthwise(work.case.path), "machine": run.machine}
+    say(next(points.points({**about, "points": [row]})))
+    if not args.quick:
+        write(path, {**about, "versions": machine.versions(), "points": [*(r for r in rows if r is not mine), row]})
 
 
-def _time(outcome: Outcome, ours: Engine, peer: Engine, args: Any, rng: random.Random) -> None:
-    engines = [ours, peer]
-    once = {e.name: max(1e-9, statistics.median(e.seconds(LEAST_CALLS))) for e in engines}
-    calls = {name: max(LEAST_CALLS, min(MOST_CALLS, int(args.round_seconds / seconds))) for name, seconds in once.items()}
-    medians: dict[str, list[float]] = {e.name: [] for e in engines}
-    for _ in range(args.rounds):
-        for engine in rng.sample(engines, len(engines)):
-            time.sleep(PAUSE)
-            medians[engine.name].append(statistics.median(engine.seconds(calls[engine.name])))
-    outcome.ratios = [theirs / mine for mine, theirs in zip(medians[ours.name], medians[peer.name], strict=True)]
-    outcome.milliseconds = statistics.median(medians[ours.name]) * 1e3
-    outcome.peer_milliseconds = statistics.median(medians[peer.name]) * 1e3
+def write(path: Path, data: dict[str, Any]) -> None:
+    """All at once, so that an interruption leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(data, indent=1, default=str) + "\n")
+    new.replace(path)
 
 
-def line(o: Outcome) -> str:
-    """One outcome for the terminal."""
-    head = f"{o.model:24} {o.setting:13} {o.threads} thr "
-    if o.trouble:
-        return f"{head} FAILED {o.trouble}"
-    text = f"{head} {o.cases} cases, difference {o.difference:.0e}"
-    if o.ratios:
-        r = o.ratio
-        text += f", {o.milliseconds:9.3f} ms, {PEER} {o.peer_milliseconds:9.3f} ms: {r.value:5.2f}x [{r.low:.2f}, {r.high:.2f}]"
-    hosts = o.about.get("host_ops")
-    return text + (f", {len(hosts)} host ops" if hosts else "")
+def depthwise(path: Path) -> float:
+    """The share of a model's convolutions whose groups have one channel each."""
+    graph = onnx.load(path, load_external_data=False).graph
+    shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
+    convs = [node for node in graph.node if node.op_type == "Conv"]
+    groups = [next((a.i for a in node.attribute if a.name == "group"), 1) for node in convs]
+    many = sum(group > 1 and shapes.get(node.input[1], [0, 0])[1] == 1 for node, group in zip(convs, groups, strict=True))
+    return round(many / len(convs), 3) if convs else 0.0
 
 
-def interval_dict(found: Interval) -> dict[str, float]:
-    return {"median": found.value, "low": found.low, "high": found.high}
+def progress(step: Progress) -> None:
+    """One line on the terminal that changes."""
+    if sys.stderr.isatty():
+        text = f"{step.label}, {step.threads} thr: {step.stage} {step.engine}" + (f" {step.rounds} ({step.share:.0%})" if step.rounds else "")
+        print(f"\r\033[K{text[:150]}", end="", file=sys.stderr, flush=True)
 
 
-def mean_interval(outcomes: Sequence[Outcome], resamples: int = 1000) -> Interval:
-    """The geometric mean over models of the median ratios; its interval by resampling each model's rounds."""
-    rng = np.random.default_rng(0)
-    logs = np.zeros(resamples)
-    for o in outcomes:
-        logs += np.log(np.median(rng.choice(np.asarray(o.ratios), (resamples, len(o.ratios))), axis=1))
-    low, high = np.exp(np.percentile(logs / len(outcomes), [2.5, 97.5]))
-    return Interval(geometric_mean([o.ratio.value for o in outcomes]), float(low), float(high))
-
-
-def summarize(outcomes: Sequence[Outcome], settings: Sequence[str], threads: Sequence[int]) -> list[dict[str, Any]]:
-    """The geometric means, printed and returned."""
-    means: list[dict[str, Any]] = []
-    print()
-    for name in settings:
-        for count in threads:
-            mine = [o for o in outcomes if o.setting == name and o.threads == count]
-            timed = [o for o in mine if o.ratios]
-            failed = sum(bool(o.trouble) for o in mine)
-            row: dict[str, Any] = {"setting": name, "threads": count, "models": len(mine), "failed": failed, "goal": SETTINGS[name].goal}
-            text = f"{name:13} {count} thr: {len(mine) - failed} of {len(mine)} models right"
-            if timed:
-                mean, least = mean_interval(timed), min(o.ratio.value for o in timed)
-                ahead = sum(o.ratio.value > 1 for o in timed)
-                row |= {"ratio": interval_dict(mean), "least": least, "ahead": ahead}
-                text += f", {mean.value:.2f}x [{mean.low:.2f}, {mean.high:.2f}] {PEER}, least {least:.2f}x, ahead on {ahead}"
-                if SETTINGS[name].goal:
-                    text += f" (goal {SETTINGS[name].goal}x)"
-            means.append(row)
-            print(text)
-    return means
+def say(point: points.Point) -> None:
+    """A line about what was measured, and one for each engine that failed."""
+    best = point.peer("best fp32")
+    times = [f"{name} {ratio:.2f}x" for name in point.engines if (ratio := point.speedup(points.BASE, name)) and name != points.BASE]
+    seconds = point.seconds(points.BASE)
+    ours = f"{seconds * 1e3:.3g} ms" if seconds else "failed"
+    print(f"{point.name}, batch {point.batch}, {point.threads} thr: {ours}; beside {', '.join(times)}" + (f"; best {best}" if best else ""), flush=True)
+    for name, entry in point.engines.items():
+        if entry.get("trouble"):
+            print(f"    {name}: {entry['trouble']}", flush=True)
 
 
 if __name__ == "__main__":

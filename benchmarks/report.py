@@ -17,9 +17,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import picture
+import points
+import tables
 from machine import RESULTS, ROOT
+from tables import table
 
 PAGE = ROOT / "docs" / "benchmarks.md"
+IMAGES = PAGE.parent / "images"
 Data = dict[str, Any]
 
 
@@ -39,44 +44,26 @@ def environment(data: Data, timed: bool = True) -> str:
     return text + ("\n\n**Taken on a busy machine: times are not to be trusted.**" if e["busy"] else "")
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """In Markdown; all columns but the first to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+def suite(write: Callable[[list[points.Point], str], str]) -> str:
+    """A section about the results of models.py: for each machine what `write` makes of its points and its name."""
+    machines = sorted(path for path in (RESULTS / "models").glob("*") if path.is_dir())
+    if not machines:
+        return "No result is committed yet: `python benchmarks/models.py` makes it."
+    texts = {machine.name: write(points.load(machine), machine.name) for machine in machines}
+    return "\n\n".join(f"On {name}:\n\n{text}" for name, text in texts.items() if text) or "No machine's results say anything about this."
 
 
-def _ratio(r: Data) -> str:
-    return f"{r['median']:.2f}x [{r['low']:.2f}, {r['high']:.2f}]"
-
-
-def means(data: Data) -> str:
-    """Geometric means over models, for each setting."""
-    rows = []
-    for m in data["means"]:
-        times = [_ratio(m["ratio"]), f"{m['least']:.2f}x", str(m["ahead"])] if "ratio" in m else ["", "", ""]
-        goal = f"{m['goal']}x" if m["goal"] else ""
-        rows.append([m["setting"], str(m["threads"]), f"{m['models'] - m['failed']} of {m['models']}", *times, goal])
-    head = ["setting", "threads", "models right", "geometric mean", "least", "models ahead", "goal"]
-    return f"{environment(data)}\n\n{table(head, rows)}"
-
-
-def models(data: Data) -> str:
-    """Every model under every setting: the ratio, and milliseconds at the first."""
-    settings = list(dict.fromkeys((m["setting"], m["threads"]) for m in data["models"]))
-    names = list(dict.fromkeys(m["model"] for m in data["models"]))
-    found = {(m["model"], m["setting"], m["threads"]): m for m in data["models"]}
-    rows = []
-    for name in names:
-        first = next((found[(name, *s)] for s in settings if "ratio" in found.get((name, *s), {})), None)
-        times = [f"{first['hasten_ms']:.3g}", f"{first['onnxruntime_ms']:.3g}"] if first else ["", ""]
-        worst = max((found[(name, *s)].get("difference", 0.0) for s in settings if (name, *s) in found), default=0.0)
-        rows.append([f"`{name}`", *times, *(_cell(found.get((name, *s), {})) for s in settings), f"{worst:.0e}"])
-    head = ["model", "ms", "ONNX Runtime ms", *(f"{name}, {count} thr" for name, count in settings), "difference"]
-    return table(head, rows)
-
-
-def _cell(m: Data) -> str:
-    return f"{m['ratio']['median']:.2f}x" if "ratio" in m else "failed" if "trouble" in m else ""
+def taken(_: list[points.Point], machine: str) -> str:
+    """One paragraph: where, when, of which revisions, and what disturbed it."""
+    files = [json.loads(path.read_text()) for path in sorted((RESULTS / "models" / machine).glob("*.json"))]
+    rows = [row for file in files for row in file["points"]]
+    dates = sorted(row["began"][:10] for row in rows)
+    revisions = ", ".join(sorted({row["revision"] for row in rows}))
+    versions = ", ".join(f"{name} {version}" for name, version in files[-1]["versions"].items())
+    cautious = sum(bool(row["cautions"]) for row in rows)
+    facts = files[-1]["machine"]
+    text = f"{facts['cpu']}, {facts['cpus']} CPUs, {facts['system']}, Python {facts['python']}, {versions}. {dates[0]} to {dates[-1]}, revision {revisions}."
+    return text + (f" In {cautious} of {len(rows)} measurements the machine had other work at some time." if cautious else "")
 
 
 def overhead(data: Data) -> str:
@@ -141,21 +128,46 @@ def _facts(value: Any) -> str:
     return " ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
-# Marker on the page -> (result file without .json, what makes its text).
-SECTIONS: dict[str, tuple[str, Callable[[Data], str]]] = {
-    "means": ("models", means),
-    "models": ("models", models),
+def trained(all_points: list[points.Point]) -> list[points.Point]:
+    """The trained models, one input on one thread."""
+    return [p for p in all_points if p.group == "data" and (p.batch, p.threads) == (1, 1)]
+
+
+def precise(all_points: list[points.Point], machine: str) -> str:
+    """Speed beside error, as a table where there is `high`, and as a picture, which is written to docs/images."""
+    drawn = picture.speed_and_error(trained(all_points), "speed against error, trained models")
+    if drawn is None:
+        return ""
+    PICTURES[f"speed-and-error-{machine}.svg"] = drawn
+    link = f"![Speed beside ONNX Runtime against the error to float64, for each trained model](images/speed-and-error-{machine}.svg)"
+    return "\n\n".join(filter(None, (link, tables.precise(all_points))))
+
+
+PICTURES: dict[str, str] = {}  # what sections drew, by file name
+FOLDERS: dict[str, Callable[[list[points.Point], str], str]] = {  # marker on the page -> what makes a machine's text of the results of models.py
+    "machines": taken,
+    "means": lambda found, _: tables.means(found),
+    "bars": lambda found, machine: tables.bars(found, machine.rpartition("-")[2]),
+    "models": lambda found, _: tables.models(found),
+    "precise": precise,
+    "starts": lambda found, _: tables.starts(found),
+    "absent": lambda found, _: tables.absent(found),
+}
+FILES: dict[str, tuple[str, Callable[[Data], str]]] = {  # marker on the page -> result file without .json, what makes its text
     "overhead": ("overhead", overhead),
     "compile": ("compile_time", compile_time),
     "accuracy": ("kernel_accuracy", accuracy),
     "conformance": ("conformance", conformance),
     "robustness": ("robustness", robustness),
 }
+SECTIONS = (*FOLDERS, *FILES)
 
 
 def section(marker: str) -> str:
     """The text of one section."""
-    name, write = SECTIONS[marker]
+    if marker in FOLDERS:
+        return suite(FOLDERS[marker])
+    name, write = FILES[marker]
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return f"No result is committed yet: `python benchmarks/{name}.py` makes it."
@@ -179,11 +191,15 @@ def main() -> None:
     args = parser.parse_args()
     old = PAGE.read_text()
     new = page(old)
+    drawn = {IMAGES / name: text for name, text in PICTURES.items()}
     if args.check:
-        sys.exit(0 if new == old else f"{PAGE.name} is out of date: run python benchmarks/report.py")
+        same = new == old and all(path.exists() and path.read_text() == text for path, text in drawn.items())
+        sys.exit(0 if same else f"{PAGE.name} is out of date: run python benchmarks/report.py")
     for marker in SECTIONS:
         print(f"== {marker}\n{section(marker)}\n")
     PAGE.write_text(new)
+    for path, text in drawn.items():
+        path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python benchmarks/zoo.py                             what there is
 python benchmarks/zoo.py resnet50 --out resnet50.onnx
 
-`load(folder)` gives a `Case` (as cases.py does for real models) for each network, batch, and length; the files are made in `folder` when needed.
+`cases_of(name, folder)` gives a `Case` (as trained.py does for real models) for each batch and length.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from cases import Case, Feeds
 from networks import classifiers, inception, mobile, sequences
 from networks.classifiers import Built
+from trained import Case, Feeds
 
 LENGTHS = (128, 16, 64, 384)  # of encoders' inputs, in tokens; the first one where there is to be only one
 TIME = 100  # steps of recurrent networks
@@ -80,18 +80,13 @@ def write(name: str, path: Path) -> Path:
     return path
 
 
-def load(folder: Path, parts: Sequence[str] = (), batches: Sequence[int] = (1, 8), first_only: bool = False) -> Iterator[Case]:
-    """The cases of the networks whose names contain one of `parts`: of each batch and length, or of the first length only."""
-    for name, network in NETWORKS.items():
-        if parts and not any(part in name for part in parts):
-            continue
-        path = folder / f"{name}.onnx"
-        if not path.exists():
-            write(name, path)
-        for batch in batches:
-            for length in network.lengths[: 1 if first_only else None]:
-                label = f"n{batch}" + (f" {length}" if len(network.lengths) > 1 else "")
-                yield Case(name, label, path, network.feeds(np.random.default_rng([batch, length]), batch, length))
+def cases_of(name: str, folder: Path, batches: Sequence[int] = (1, 8), first_only: bool = False) -> Iterator[Case]:
+    """The cases of a network: each batch with each length, or with the first length only. Its file is made in `folder`."""
+    network, path = NETWORKS[name], write(name, folder / f"{name}.onnx")
+    for batch in batches:
+        for length in network.lengths[: 1 if first_only else None]:
+            label = f"n{batch}" + (f" {length}" if len(network.lengths) > 1 else "")
+            yield Case(name, label, path, network.feeds(np.random.default_rng([batch, length]), batch, length))
 
 
 def main() -> None:

@@ -227,7 +227,7 @@ def test_a_result_unlike_onnxruntime_is_none(tmp_path: Path) -> None:
 def test_all_models_have_one(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small errors of ONNX Runtime are its own: most models come out to float32 rounding, magnified by at most a few hundred."""
     pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-    cases = Path(__file__).parents[2] / "benchmarks" / "cases.py"
+    cases = Path(__file__).parents[2] / "benchmarks" / "trained.py"
     specification = importlib.util.spec_from_file_location("cases", cases)
     assert specification and specification.loader
     module = importlib.util.module_from_spec(specification)

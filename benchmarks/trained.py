@@ -212,6 +212,26 @@ CLASSES = {
 }
 
 
+BATCH_AXES = {"vad_silero": {"input": 0, "state": 1}}  # by input; of other models, the first axis of all
+NOT_BATCHES = ("vad_silero_16k_sequence",)  # models whose first axis is something else
+
+
+def batched(case: Case, count: int) -> Case | None:
+    """The case with `count` items, each the first one moved along; None where the model takes only one."""
+    import onnx
+
+    axes = BATCH_AXES.get(case.model) or dict.fromkeys(case.feeds, 0)
+    sizes = {v.name: v.type.tensor_type.shape.dim for v in onnx.load(case.path, load_external_data=False).graph.input}
+    if case.model in NOT_BATCHES or any(sizes[name][axis].dim_value > 0 for name, axis in axes.items()):
+        return None
+    feeds = dict(case.feeds)
+    for name, axis in axes.items():
+        item = np.take(feeds[name], [0], axis)
+        along = max((k for k in range(item.ndim) if k != axis), key=lambda k: item.shape[k])
+        feeds[name] = np.ascontiguousarray(np.concatenate([np.roll(item, 7 * k, along) for k in range(count)], axis))
+    return Case(case.model, f"n{count} {case.label}", case.path, feeds, case.carry, case.classes)
+
+
 def random_feeds(path: Path, seed: int = 0, size: int = 2) -> Feeds:
     """Seeded random inputs of a model that the tables don't know: `size` for each unknown dim."""
     import onnx
