@@ -22,6 +22,7 @@ static int rounds;
 
 static void fail(hasten_status status) {
     fprintf(stderr, "status %d: %s\n", (int)status, CALL(error)());
+    CALL(destroy)(model);
     exit(100 + (int)status);
 }
 

@@ -96,3 +96,19 @@ def near(got: Sequence[np.ndarray[Any, Any]], want: Sequence[np.ndarray[Any, Any
             np.testing.assert_allclose(a.astype("f8"), b.astype("f8"), rtol=0, atol=tolerance * scale)
         else:
             np.testing.assert_array_equal(a, b)
+
+
+def example_feeds(name: str, rng: np.random.Generator) -> dict[str, np.ndarray[Any, Any]]:
+    """Random inputs of plausible sizes for the models in examples/models."""
+
+    def floats(*shape: int) -> np.ndarray[Any, Any]:
+        return rng.standard_normal(shape).astype("f4")
+
+    return {
+        "classify_mnist_cnn": lambda: {"Input3": floats(1, 1, 28, 28)},
+        "face_mtcnn_pnet": lambda: {"image": floats(2, 3, 47, 64)},
+        "face_ultraface_rfb320": lambda: {"input": floats(1, 3, 240, 320)},
+        "face_yunet_n": lambda: {"input": floats(1, 3, 96, 128) * 50 + 128},
+        "rl_go1_policy": lambda: {"obs": floats(1, 48)},
+        "vad_silero_16k_sequence": lambda: {"input": floats(7, 576) / 10, "h": floats(1, 1, 128), "c": floats(1, 1, 128)},
+    }[name]()
