@@ -31,6 +31,7 @@ def profile_model(
         int | None, typer.Option("--rounds", min=1, metavar="N", help="Runs to time. [dim]Default: as many as fit in --seconds.[/dim]")
     ] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="About so long, at least five runs.")] = 2.0,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the roofline picture and the table.")] = None,
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE", help="Write a typical run as a Chrome trace (chrome://tracing, Perfetto).")
     ] = None,
@@ -62,6 +63,7 @@ def profile_model(
     from hasten.cli.models import CompileOptions, open_model
     from hasten.cli.pictures import PictureOptions
     from hasten.profile import Roofline, machine_peaks, record
+    from hasten.profile.page import page
     from hasten.profile.trace import chrome_trace
 
     compiled = open_model(model, CompileOptions(isa, precision, threads, host_ops, cache_dir))
@@ -71,12 +73,14 @@ def profile_model(
         note(remark)
     found = record(compiled, feeds.arrays, rounds=rounds, seconds=seconds)
     roofs = None
-    if roofline or measure_peaks:
+    if roofline or html or measure_peaks:
         roofs = Roofline.of(found, machine_peaks(found.isa, found.threads, cache_dir=cache_dir, again=measure_peaks))
-    if trace is not None:
-        with replacing(trace) as temporary:
-            temporary.write_text(chrome_trace(found, model.name), encoding="utf-8")
-        note(f"written: {trace}")
+    files = {trace: chrome_trace(found, model.name)} | ({html: page(roofs, model.name)} if roofs is not None else {})
+    for path, text in files.items():
+        if path is not None:
+            with replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            note(f"written: {path}")
     if json:
         print_json({"model": str(model)} | (roofs or found).to_dict())
     else:

@@ -260,10 +260,10 @@ def cost(e: Expr) -> int:
     return sum(OPS[n.name].cost if n.name in OPS else 2 for n in walk(e) if n.kind == "op") + sum(1 for n in walk(e) if n.kind == "load")
 
 
-def operations(e: Expr) -> int:
-    """Arithmetic instructions of evaluating e once: a row of OPS counts as its cost (a function such as exp is many), a conversion as one;
-    index arithmetic, loads and stores aren't counted."""
-    return sum(OPS[n.name].cost if n.name in OPS else 1 for n in walk(e) if n.kind == "op")
+def operation(n: Expr) -> int:
+    """Arithmetic instructions of one node: a row of OPS counts as its cost (a function such as exp is many), a conversion as one; index arithmetic
+    and loads aren't counted."""
+    return 0 if n.kind != "op" else OPS[n.name].cost if n.name in OPS else 1
 
 
 def free_symbols(e: Expr) -> frozenset[str]:

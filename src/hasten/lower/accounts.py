@@ -23,7 +23,7 @@ Held = Callable[[Tensor], DimLike]
 
 @dataclass(frozen=True)
 class Account:
-    """Of one call; `operations` as `KernelSpec.operations` and `expr.operations` count them."""
+    """Of one call; `operations` as `KernelSpec.operations` and `expr.operation` count them."""
 
     operations: DimLike = 0
     read: DimLike = 0
@@ -39,13 +39,15 @@ class Account:
 
 def of_nest(outer: Sequence[tuple[str | None, DimLike]], inner: Sequence[tuple[str | None, DimLike]], stages: Sequence[StageProblem],
             stores: Sequence[tuple[Expr, str]], inner_store: bool, held: Held) -> Account:  # fmt: skip
-    """A nest as `kernels.nest` runs it: each stage once for every (outer, inner), with one operation to combine; `stores` are values and the
-    dtypes that they are stored as."""
+    """A nest as `kernels.nest` runs it: each stage once for every (outer, inner), with one operation to combine; what does not change within the
+    inner loops is computed once for each outer. `stores` are values and the dtypes that they are stored as."""
     extents = {str(name): n for name, n in (*outer, *inner)}
     rounds = D.product([n for _, n in outer])
     pairs = rounds * D.product([n for _, n in inner])
     stored = pairs if inner_store else rounds
-    operations = pairs * sum(E.operations(s.expr) + 1 for s in stages) + stored * sum(E.operations(value) for value, _ in stores)
+    changing = frozenset(str(name) for name, _ in inner)
+    counts = [_operations(e, changing) for e in (*(s.expr for s in stages), *(value for value, _ in stores))]
+    operations = pairs * (sum(within for within, _ in counts) + len(stages)) + rounds * sum(before for _, before in counts)
     written = stored * sum(dtype(kind).size for _, kind in stores)
     return Account(operations, _read([*(s.expr for s in stages), *(value for value, _ in stores)], extents, held), written)
 
@@ -59,6 +61,19 @@ def of_operands(operands: Iterable[Tensor], held: Held, operations: DimLike) -> 
 def of_results(results: Iterable[Tensor]) -> Account:
     """The results of a hand-written kernel that stores them itself."""
     return Account(written=sum((t.size * dtype(t.dtype).size for t in results), start=0))
+
+
+def _operations(e: Expr, changing: frozenset[str]) -> tuple[int, int]:
+    """Operations of e that depend on the loops `changing`, and the others."""
+    moving: set[int] = set()
+    within = before = 0
+    for n in E.walk(e):
+        if any(id(c) in moving for c in n.children()) or any(D.symbols(d) & changing for d in n.index):
+            moving.add(id(n))
+            within += E.operation(n)
+        else:
+            before += E.operation(n)
+    return within, before
 
 
 def _read(exprs: Sequence[Expr], extents: Mapping[str, DimLike], held: Held) -> DimLike:

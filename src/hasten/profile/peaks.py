@@ -14,13 +14,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hasten.codegen import isa as isas
 from hasten.codegen.cache import Cache
 from hasten.codegen.isa import Isa
+
+if TYPE_CHECKING:
+    from hasten.profile.probes import Piece, Probe
 
 FORMAT = 1
 SHORTEST = 2e-4  # seconds that one run of a probe should take: long beside the clock, short beside what disturbs
@@ -41,6 +44,11 @@ class Level:
     read: float
     write: float
     copy: float
+
+    @property
+    def bandwidth(self) -> float:
+        """The most bytes a second of any kind but writing alone."""
+        return max(self.read, self.copy)
 
     def seconds(self, read: float, written: float) -> float:
         """The least time for so many bytes: as much as there is of both is a copy."""
@@ -114,7 +122,7 @@ def better(old: Peaks, new: Peaks) -> Peaks:
 def _fma(isa: Isa, threads: int, budget: float) -> float:
     from hasten.profile import probes
 
-    memory, rounds = probes.room(4096, threads), _rounds(threads, 20_000)
+    memory, rounds = probes.room(4096, threads), _rounds(threads, 5_000)
     for piece in memory:
         piece.view(np.float32)[...] = 1e-3  # products stay small
     return threads * probes.fma_operations(isa, rounds) / probes.Probe(isa, probes.emit_fma).least(memory, rounds, budget)
@@ -135,15 +143,22 @@ def _rounds(threads: int, rounds: int) -> int:
 def _levels(isa: Isa, threads: int, budget: float) -> Iterable[Level]:
     from hasten.profile import probes
 
-    movers = {name: probes.Probe(isa, emit) for name, emit in probes.MOVERS.items()}
+    movers = {kind: [probes.Probe(isa, emit) for emit in emits] for kind, emits in probes.MOVERS.items()}
     for name, capacity, size in pieces(cache_sizes(), threads):
         memory = probes.room(size, threads)
-        rates = {}
-        for kind, probe in movers.items():
-            window = WINDOW if capacity is None else size  # caches are walked through again and again, memory is always new
-            rounds = 1 if capacity is None else _rounds(threads, max(1, round(SHORTEST / min(probe.least(memory[:1], 1, 0) for _ in range(3)))))
-            rates[kind] = threads * window * rounds / probe.least(memory, rounds, budget * (1 if size < BIG else BIG_FACTOR), window)
+        rates = {kind: max(_bandwidth(probe, memory, capacity is None, budget) for probe in chosen) for kind, chosen in movers.items()}
         yield Level(name, capacity, **rates)
+
+
+def _bandwidth(probe: Probe, memory: list[Piece], new: bool, budget: float) -> float:
+    """Bytes a second in pieces of memory, walked through again and again; `new`: by runs that each find memory in no cache."""
+    size, threads = memory[0].nbytes, len(memory)
+    budget *= 1 if size < BIG else BIG_FACTOR
+    if new:
+        return threads * WINDOW / probe.least(memory, 1, budget, WINDOW)
+    once = min(probe.least(memory[:1], 1, 0) for _ in range(3))
+    rounds = _rounds(threads, max(1, round(SHORTEST / once)))
+    return threads * size * rounds / probe.least(memory, rounds, budget)
 
 
 def pieces(caches: dict[int, tuple[int, int]], threads: int) -> Iterable[tuple[str, int | None, int]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import itertools
 import os
 import threading
@@ -20,8 +21,7 @@ import numpy as np
 from hasten.codegen.builder import Function, Module, V
 from hasten.codegen.isa import Isa
 
-UNROLL = 32  # vectors in a round
-SUMS = 8  # independent ones, to hide an operation's latency
+UNROLLS = (4, 32)  # vectors in a round: few suit the prefetchers of far memory, many the nearest cache
 PAGE = 4096
 
 Emit = Callable[[Function, Isa, V, V, V], None]
@@ -48,36 +48,46 @@ class Probe:
         """The least seconds from the first thread's start to the last one's end, of as many runs as the budget of seconds has room for: what
         disturbs a run only makes it longer. Every thread is on a CPU of its own, so that a busy machine gives them all at once now and then.
         With `window`, each run works in the next so many bytes of the piece."""
-        if len(pieces) == 1:
-            return min(end - start for start, end in self._runs(pieces[0], rounds, budget, window, None))
-        barrier, cpus = threading.Barrier(len(pieces)), usable_cpus()
+        rally = _Rally(len(pieces), budget)
+        cpus = usable_cpus()
 
         def work(number: int) -> list[tuple[float, float]]:
-            with pinned(cpus[number % len(cpus)]):
-                return self._runs(pieces[number], rounds, budget, window, barrier)
+            with pinned(cpus[number % len(cpus)]) if len(pieces) > 1 else contextlib.nullcontext():
+                return self._runs(pieces[number], rounds, window, rally)
 
         with ThreadPoolExecutor(len(pieces)) as threads:
             runs = list(threads.map(work, range(len(pieces))))
-        return min(max(end for _, end in run) - min(start for start, _ in run) for run in zip(*runs, strict=False))
+        return min(max(end for _, end in run) - min(start for start, _ in run) for run in zip(*runs, strict=True))
 
-    def _runs(self, piece: Piece, rounds: int, budget: float, window: int | None, barrier: threading.Barrier | None) -> list[tuple[float, float]]:
-        """Start and end of each run, of at least one."""
+    def _runs(self, piece: Piece, rounds: int, window: int | None, rally: _Rally) -> list[tuple[float, float]]:
+        """Start and end of each run of this thread."""
         found: list[tuple[float, float]] = []
         size = window or piece.nbytes
         places = itertools.cycle(range(piece.ctypes.data, piece.ctypes.data + piece.nbytes - size + 1, size))
-        stop = time.perf_counter() + budget
-        try:
-            while not found or time.perf_counter() < stop:
-                if barrier is not None:
-                    barrier.wait()
-                start = time.perf_counter()
-                self.call(next(places), size, rounds)
-                found.append((start, time.perf_counter()))
-        except threading.BrokenBarrierError:  # another thread's time is over
-            return found
-        if barrier is not None:
-            barrier.abort()
+        while rally.again():
+            start = time.perf_counter()
+            self.call(next(places), size, rounds)
+            found.append((start, time.perf_counter()))
         return found
+
+
+class _Rally:
+    """Where threads meet before each run, and hear whether there is one more: at least one, until the budget of seconds is spent."""
+
+    def __init__(self, threads: int, budget: float):
+        self.stop, self.runs, self.going = time.perf_counter() + budget, 0, True
+        self.barrier = threading.Barrier(threads, self._decide) if threads > 1 else None
+
+    def _decide(self) -> None:
+        self.going = self.runs == 0 or time.perf_counter() < self.stop
+        self.runs += 1
+
+    def again(self) -> bool:
+        if self.barrier is None:
+            self._decide()
+        else:
+            self.barrier.wait()
+        return self.going
 
 
 def usable_cpus() -> list[int]:
@@ -111,24 +121,27 @@ def room(size: int, threads: int) -> list[Piece]:
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------------------
+WRITTEN_OUT = 4  # multiply-adds of a chain in one round: the loop itself costs nothing then
+
+
 def chains(isa: Isa) -> int:
     """Independent sums that fit in the registers beside two factors: enough to hide an FMA's latency."""
-    return isa.registers - 6
+    return isa.registers - 4
 
 
 def fma_operations(isa: Isa, rounds: int) -> int:
-    return 2 * isa.lanes(32) * chains(isa) * rounds
+    return 2 * isa.lanes(32) * chains(isa) * WRITTEN_OUT * rounds
 
 
 def emit_fma(f: Function, isa: Isa, data: V, size: V, rounds: V) -> None:
-    """rounds x `chains` independent multiply-adds of float32 vectors."""
+    """In every round, WRITTEN_OUT times `chains` independent multiply-adds of float32 vectors."""
     t, step = f"<{isa.lanes(32)} x float>", isa.vector_bytes
     x, y = f.load(t, data), f.load(t, f.offset(data, step))
     sums = [f.var(t, 0.0) for _ in range(chains(isa))]
     for i, s in enumerate(sums):
         s.set(f.load(t, f.offset(data, i * step)))
     with f.loop(0, rounds):
-        for s in sums:
+        for s in sums * WRITTEN_OUT:
             s.set(f.fma(x, y, s.get()))
     for i, s in enumerate(sums):
         f.store(s.get(), f.offset(data, i * step))
@@ -159,38 +172,40 @@ def emit_tiles(f: Function, isa: Isa, data: V, size: V, rounds: V) -> None:
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------------------
-def emit_read(f: Function, isa: Isa, data: V, size: V, rounds: V) -> None:
+def emit_read(unroll: int, f: Function, isa: Isa, data: V, size: V, rounds: V) -> None:
     """Read the piece again and again."""
     t, step = f"<{isa.lanes(32)} x i32>", isa.vector_bytes
-    sums = [f.var(t, 0) for _ in range(SUMS)]
-    with f.loop(0, rounds), f.loop(0, size, UNROLL * step) as i:
-        for k in range(UNROLL):
-            s = sums[k % SUMS]
+    sums = [f.var(t, 0) for _ in range(min(unroll, 8))]
+    with f.loop(0, rounds), f.loop(0, size, unroll * step) as i:
+        for k in range(unroll):
+            s = sums[k % len(sums)]
             s.set(s.get() ^ f.load(t, f.offset(f.offset(data, i), k * step), step))
     for k, s in enumerate(sums):
         f.store(s.get(), f.offset(data, k * step), step)
 
 
-def emit_write(f: Function, isa: Isa, data: V, size: V, rounds: V) -> None:
+def emit_write(unroll: int, f: Function, isa: Isa, data: V, size: V, rounds: V) -> None:
     """Write the piece again and again."""
     t, step = f"<{isa.lanes(32)} x float>", isa.vector_bytes
     value = f.load(t, data)
-    with f.loop(0, rounds), f.loop(0, size, UNROLL * step) as i:
-        for k in range(UNROLL):
+    with f.loop(0, rounds), f.loop(0, size, unroll * step) as i:
+        for k in range(unroll):
             f.store(value, f.offset(f.offset(data, i), k * step), step)
 
 
-def emit_copy(f: Function, isa: Isa, data: V, size: V, rounds: V) -> None:
+def emit_copy(unroll: int, f: Function, isa: Isa, data: V, size: V, rounds: V) -> None:
     """Copy the first half of the piece to the second, again and again."""
     t, step = f"<{isa.lanes(32)} x float>", isa.vector_bytes
     half = size / 2
     target = f.offset(data, half)
-    with f.loop(0, rounds), f.loop(0, half, UNROLL * step) as i:
-        for k in range(0, UNROLL, SUMS):
-            places = [i + j * step for j in range(k, k + SUMS)]
+    with f.loop(0, rounds), f.loop(0, half, unroll * step) as i:
+        for k in range(0, unroll, 4):
+            places = [i + j * step for j in range(k, k + 4)]
             values = [f.load(t, f.at(data, place, 1), step) for place in places]
             for place, value in zip(places, values, strict=True):
                 f.store(value, f.at(target, place, 1), step)
 
 
-MOVERS: dict[str, Emit] = {"read": emit_read, "write": emit_write, "copy": emit_copy}
+MOVERS: dict[str, list[Emit]] = {
+    name: [functools.partial(emit, unroll) for unroll in UNROLLS] for name, emit in (("read", emit_read), ("write", emit_write), ("copy", emit_copy))
+}

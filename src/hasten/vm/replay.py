@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,11 +123,12 @@ class _Recorded(Run):
         super().invoke(i, words, threads)
         self.stamps.append((start, time.perf_counter_ns()))
 
-    def host(self, i: Host) -> None:
+    def on_host(self, i: Host, operands: list[Any]) -> Sequence[Any]:
         self._step(i, 1)
         start = time.perf_counter_ns()
-        super().host(i)
+        results = super().on_host(i, operands)
         self.stamps.append((start, time.perf_counter_ns()))
+        return results
 
     def _step(self, i: Call | Host, threads: int) -> None:
         known = self.steps[-1].sizes if self.steps else None
