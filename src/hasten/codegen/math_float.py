@@ -45,6 +45,8 @@ _EXP = (0.4999999404, 0.1666652113, 0.04166828096, 0.008368690498, 0.00138194905
 _EXPM1 = (0.5, 0.1666666567, 0.04166649282, 0.008333543316, 0.001393234706, 0.0001976425701)
 # (2^r - 1) / r for |r| <= 1/2: minimax, 2^-32
 _EXP2 = (0.6931471825, 0.2402265072, 0.05550405011, 0.00961808674, 0.001333795022, 0.0001545217965, 1.433003035e-05)
+# 2^r for |r| <= 1/2: minimax, 2^-29
+_EXP2_SHORT = (1.0, 0.6931471825, 0.2402264625, 0.05550328642, 0.009618489072, 0.00133999309, 0.0001534581243)
 # (log(1 + r) - r + r^2 / 2) / r^3 for sqrt(1/2) <= 1 + r <= sqrt(2): minimax, 2^-30
 _LOG = (0.3333331347, -0.2500000894, 0.2000207305, -0.1666799635, 0.142203182, -0.1240599826, 0.1188365519,
         -0.1167192608, 0.06751427054)  # fmt: skip
@@ -81,21 +83,12 @@ def _limited(f: Function, x: V, y: V, low: float, high: float) -> V:
     return f.select(x <= high, y, x * 3e38)
 
 
-def _exp_unlimited(f: Function, x: V, exponent: int) -> V:
-    """exp(x) * 2^exponent where that is a normal number."""
-    r, shifted = _reduce_exp(f, x)
-    p = fma(f, polynomial(f, r, _EXP), r * r, r) + 1.0
-    return from_bits(f, to_bits(f, p) + ((to_bits(f, shifted) + exponent) << 23))
-
-
 def _exp_parts(f: Function, x: V, exponent: int, high: float) -> V:
     """exp(x) * 2^exponent."""
-    return _limited(f, x, _exp_unlimited(f, x, exponent), _EXP_LOW, high)
-
-
-def exp_negative(f: Function, x: V) -> V:
-    """exp(x) for x <= 0; NaN stays."""
-    return f.select(x < _EXP_LOW, f.const(x.type, 0), _exp_unlimited(f, x, 0))
+    r, shifted = _reduce_exp(f, x)
+    p = fma(f, polynomial(f, r, _EXP), r * r, r) + 1.0
+    scaled = from_bits(f, to_bits(f, p) + ((to_bits(f, shifted) + exponent) << 23))
+    return _limited(f, x, scaled, _EXP_LOW, high)
 
 
 def exp(f: Function, x: V) -> V:
@@ -108,6 +101,13 @@ def exp2(f: Function, x: V) -> V:
     p = fma(f, polynomial(f, r, _EXP2), r, 1.0)
     y = from_bits(f, to_bits(f, p) + (to_bits(f, shifted) << 23))
     return _limited(f, x, y, -126.0, 127.99999237060547)
+
+
+def exp2_negative(f: Function, x: V) -> V:
+    """exp2(x) for x <= 0, in fewer operations; NaN stays."""
+    shifted = x + _SHIFT32
+    p = polynomial(f, x - (shifted - _SHIFT32), _EXP2_SHORT)
+    return f.select(x < -126.0, f.const(x.type, 0), from_bits(f, to_bits(f, p) + (to_bits(f, shifted) << 23)))
 
 
 def _half_expm1(f: Function, x: V) -> V:

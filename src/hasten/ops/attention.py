@@ -1,7 +1,8 @@
 """Attention and RotaryEmbedding.
 
-Attention is two matrix products with a softmax between them; scale, soft cap, bias and masks are elementwise and fuse
-with the softmax.
+Attention of floats is one kernel (kernels.attention) that never stores the matrix of all scores. Where that matrix is
+an output, in double precision, and on AMX tiles, attention is two matrix products with a softmax between them; scale,
+soft cap, bias and masks are elementwise and fuse with the softmax.
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ from hasten.base import dtypes
 from hasten.base.dims import DimLike
 from hasten.base.dtypes import compute_type
 from hasten.kernels import expr as E
+from hasten.kernels.attention import AttentionSpec
+from hasten.kernels.attention_scores import Window
+from hasten.kernels.dense_amx import gemm_products
 from hasten.kernels.expr import Expr, op
+from hasten.kernels.gemm import GemmProblem
 from hasten.lower.trace import Context, Index, Stage, Tensor
 from hasten.ops.cast import convert
+from hasten.ops.dense import isa_of
 from hasten.ops.geometry import both
 from hasten.ops.matmul import matmul
 from hasten.ops.reduce import along_axis
 from hasten.ops.registry import Node, operator, tensors
 
 MINUS_INFINITY = -math.inf
+FLOATS = ("float32", "float16", "bfloat16")  # what the kernel reads
 RAW, CAPPED, BIASED, PROBABILITIES = range(4)  # qk_matmul_output_mode
 
 
@@ -67,6 +74,14 @@ class _Bias:
         if self.valid is None or not isinstance(self.before, int) or self.before != 0:
             return E.index(self.before)
         return self.valid.at((i[0],)) - E.index(self.queries)
+
+    def window(self) -> Window | None:
+        """Which keys count by position; None: all."""
+        right = 0 if self.causal else self.right
+        if max(self.left, right) < 0:
+            return None
+        at_end = self.valid is not None and isinstance(self.before, int) and self.before == 0
+        return Window(self.left, right, self.before, at_end)
 
     def _mask_at(self, i: Index) -> Expr:
         """The mask's element; keys beyond its end don't count."""
@@ -149,17 +164,57 @@ def attention(
     k = k if past_key is None else cx.concat([past_key, k], 2)
     v = v if past_value is None else cx.concat([past_value, v], 2)
     bias = _Bias(cx, node, q, k, mask, past_key, valid)
-    raw, biased = _logits(cx, node, q, k, bias)
     wanted = node.attr("softmax_precision", None)
     precision = own if wanted is None else compute_type(dtypes.BY_ONNX[int(wanted)].name)
-    weights = masked_softmax(cx, biased, q.dtype, precision, bias.needed)
-    y = grouped_matmul(cx, weights, convert(cx, v, q.dtype), q.dtype)
+    shown, y = None, _streamed(cx, node, q, k, v, bias, precision)
+    if y is None:
+        raw, biased = _logits(cx, node, q, k, bias)
+        weights = masked_softmax(cx, biased, q.dtype, precision, bias.needed)
+        y = grouped_matmul(cx, weights, convert(cx, v, q.dtype), q.dtype)
+        mode = int(node.attr("qk_matmul_output_mode", RAW))
+        shown = weights if mode == PROBABILITIES else biased if mode == BIASED else raw
     if flat:
         y = cx.transpose(y, (0, 2, 1, 3))
         y = cx.reshape(y, (*y.shape[:2], y.shape[2] * y.shape[3]))
-    mode = int(node.attr("qk_matmul_output_mode", RAW))
-    shown = weights if mode == PROBABILITIES else biased if mode == BIASED else raw
     return [y, k if node.wants(1) else None, v if node.wants(2) else None, shown if node.wants(3) else None]
+
+
+def _streamed(cx: Context, node: Node, q: Tensor, k: Tensor, v: Tensor, bias: _Bias, precision: str) -> Tensor | None:
+    """Attention by the kernel; None where it doesn't serve."""
+    isa, mask = isa_of(cx), bias.mask
+    given = [q, k, v] if mask is None else [q, k, v, mask]
+    floats = all(t.dtype in FLOATS for t in given[:3])
+    if isa is None or not floats or precision != "float32" or node.wants(3) or any(d == 0 for t in given for d in t.shape):
+        return None
+    if mask is not None and mask.dtype not in ("bool", *FLOATS):
+        return None
+    size, keys = (d if isinstance(d, int) else None for d in (q.shape[3], k.shape[2]))
+    products = GemmProblem(size, keys, "columns")
+    if gemm_products(cx.options.precision, isa, products, None, q.dtype, q.shape[2:3]) is not None:
+        return None
+    cx.require(q.shape[3], "==", k.shape[3], f"{cx.where()}: keys have the size of queries")
+    cx.require(k.shape[2], "==", v.shape[2], f"{cx.where()}: there are as many values as keys")
+    cx.require(k.shape[1], "==", v.shape[1], f"{cx.where()}: keys and values have as many heads")
+    cx.require(D.mod(q.shape[1], k.shape[1]), "==", 0, f"{cx.where()}: query heads are a multiple of key heads")
+    operands = [q, *(cx.broadcast_to(t, (q.shape[0], *t.shape[1:])) for t in (k, v))]
+    if mask is not None:
+        operands.append(cx.broadcast_to(mask, (*bias.shape[:3], mask.shape[-1])))
+    if bias.valid is not None:
+        operands.append(bias.valid)
+    scale = node.attr("scale", None)
+    spec = AttentionSpec(
+        isa,
+        (q.dtype, k.dtype, v.dtype),
+        size,
+        v.shape[3] if isinstance(v.shape[3], int) else None,
+        None if scale is None else float(scale),
+        float(node.attr("softcap", 0.0)),
+        "" if mask is None else mask.dtype,
+        bias.valid is not None,
+        bias.window(),
+    )
+    y = cx.kernel(spec, operands, [("float32", (*q.shape[:3], v.shape[3]))])[0]
+    return y if q.dtype == "float32" else cx.map(y.shape, q.dtype, lambda i: y.at(i))
 
 
 def _logits(cx: Context, node: Node, q: Tensor, k: Tensor, bias: _Bias) -> tuple[Tensor, Tensor]:
