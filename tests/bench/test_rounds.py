@@ -12,8 +12,8 @@ import pytest
 from hasten.bench import rounds
 from hasten.bench.machine import Check
 from hasten.bench.process import EngineError, Turn, Warm
-from hasten.bench.results import Entry
-from hasten.bench.rounds import Design, Seat, decided, play
+from hasten.bench.results import Entry, Sample
+from hasten.bench.rounds import Design, Seat, decided, play, sample
 
 IDLE = Check((), (), 2.0, 0.0, 1.0, 1.0)
 
@@ -32,6 +32,7 @@ class Stand:
     """An engine whose calls take `seconds`, with noise; it fails in turn `fails`."""
 
     def __init__(self, clock: Clock, seconds: float, fails: int = -1):
+        self.cpus = frozenset({0})
         self.clock, self.seconds, self.fails, self.noise, self.turns = clock, seconds, fails, random.Random(seconds), itertools.count()
 
     def warm(self, seconds: float) -> Warm:
@@ -42,7 +43,7 @@ class Stand:
             raise EngineError("it broke")
         wall = round(loops * self.seconds * self.noise.uniform(0.99, 1.01) * 1e9)
         self.clock.now += wall / 1e9
-        return Turn(loops, wall, wall, round(self.clock.now * 1e9))
+        return Turn(loops, wall, wall, round(self.clock.now * 1e9), 0)
 
 
 class Watch:
@@ -125,3 +126,11 @@ def test_an_engine_that_fails_leaves_and_the_others_go_on(clock: Clock) -> None:
     assert entries[1].trouble == "after 4 rounds: it broke" and [one.entry.engine for one in seats] == ["a", "c"]
     last = [seat(Stand(clock, 0.001, fails=2))]
     assert run(last)[0] == [1, 2, 3] and last == []
+
+
+def test_what_other_processes_took_is_not_counted() -> None:
+    turn = Turn(2, 1000, 700, 0, 250)
+    assert sample(turn, 3, 1, 1) == Sample(3, 1, 2, 1000, 700, 0, 250) and sample(turn, 3, 1, 1).seconds == 375e-9
+    assert sample(turn, 0, 0, 2).seconds == 500e-9  # on two CPUs threads of the engine may have waited for each other
+    own_thread_ran = Turn(2, 1000, 950, 0, 250)
+    assert sample(own_thread_ran, 0, 0, 1).wait_ns == 50

@@ -57,12 +57,14 @@ class Warm:
 
 @dataclass(frozen=True)
 class Turn:
-    """`loops` calls back to back, in nanoseconds; `cpu_ns` of all threads of the process and of children that ended."""
+    """`loops` calls back to back, in nanoseconds; `cpu_ns` of all threads of the process and of children that ended; for `wait_ns` the calling thread was
+    ready and did not run."""
 
     loops: int
     wall_ns: int
     cpu_ns: int
     began_ns: int
+    wait_ns: int
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ Status = Literal["complete", "interrupted", "refused"]
 
 @dataclass(frozen=True)
 class Sample:
-    """One turn: `loops` calls back to back took `wall_ns` and `cpu_ns` (all threads of the process) together."""
+    """One turn: `loops` calls back to back took `wall_ns` and `cpu_ns` (all threads of the process) together. For `wait_ns` of the wall time the engine
+    was ready to run and other processes had its CPU; that is known, and not counted, for engines on one CPU."""
 
     round: int
     position: int  # in the order of this round, from 0
@@ -26,11 +27,12 @@ class Sample:
     wall_ns: int
     cpu_ns: int
     began_ns: int  # on the monotonic clock
+    wait_ns: int = 0
 
     @property
     def seconds(self) -> float:
-        """Wall seconds of one call."""
-        return self.wall_ns / self.loops / 1e9
+        """Wall seconds of one call, without those that other processes took."""
+        return (self.wall_ns - self.wait_ns) / self.loops / 1e9
 
 
 @dataclass

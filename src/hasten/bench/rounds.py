@@ -76,7 +76,7 @@ def play(
                 seat.entry.trouble = f"after {number} rounds: {error}"
                 seats.remove(seat)
             else:
-                seat.entry.samples.append(sample(turn, number, position))
+                seat.entry.samples.append(sample(turn, number, position, len(seat.engine.cpus)))
         now = time.monotonic()
         used = (now - began) / design.seconds
         on_round(number + 1, min(1.0, used))
@@ -91,9 +91,14 @@ def play(
             looked = time.monotonic()
 
 
-def sample(turn: Turn, number: int, position: int) -> Sample:
-    """The record of a turn."""
-    return Sample(number, position, turn.loops, turn.wall_ns, turn.cpu_ns, turn.began_ns)
+def sample(turn: Turn, number: int, position: int, cpus: int) -> Sample:
+    """The record of a turn on so many CPUs.
+
+    On one CPU, what a ready thread waited and no other thread of the engine worked meanwhile, other processes took. On several CPUs that cannot be told
+    from threads of the engine that wait for each other.
+    """
+    waited = min(turn.wait_ns, max(0, turn.wall_ns - turn.cpu_ns)) if cpus == 1 else 0
+    return Sample(number, position, turn.loops, turn.wall_ns, turn.cpu_ns, turn.began_ns, waited)
 
 
 def decided(entries: list[Entry], design: Design) -> bool:

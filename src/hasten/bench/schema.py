@@ -75,6 +75,7 @@ sample = sa.Table(
     sa.Column("wall_ns", sa.BigInteger, nullable=False),
     sa.Column("cpu_ns", sa.BigInteger, nullable=False),
     sa.Column("began_ns", sa.BigInteger, nullable=False),
+    sa.Column("wait_ns", sa.BigInteger, nullable=False),
 )  # fmt: skip
 
 verdict = sa.Table(

@@ -83,9 +83,9 @@ class Worker:
                 since += 1
         return needed, since >= STEADY_BATCHES, max(1, round(min(best, wall / size)))
 
-    def turn(self, loops: int, wake_ns: int = WAKE_NS) -> tuple[int, int, int]:
+    def turn(self, loops: int, wake_ns: int = WAKE_NS) -> tuple[int, int, int, int]:
         """Calls that are not timed until `wake_ns` have passed (at least one), then `loops` that are: nanoseconds of wall time, of CPU time (all
-        threads, and children that ended), and when it began. No garbage is collected meanwhile."""
+        threads, and children that ended), when it began, and for how long this thread was ready and did not run. No garbage is collected meanwhile."""
         run, feeds = self._run, self._feeds
         gc.disable()
         try:
@@ -94,11 +94,11 @@ class Worker:
                 run(feeds)
                 if time.monotonic_ns() >= woken:
                     break
-            cpu, began = _cpu_ns(), time.monotonic_ns()
+            waited, cpu, began = _waited_ns(), _cpu_ns(), time.monotonic_ns()
             for _ in itertools.repeat(None, loops):
                 run(feeds)
             ended = time.monotonic_ns()
-            return ended - began, _cpu_ns() - cpu, began
+            return ended - began, _cpu_ns() - cpu, began, _waited_ns() - waited
         finally:
             gc.enable()
 
@@ -141,6 +141,14 @@ def memory(line: str) -> int:
 def _cpu_ns() -> int:
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time_ns() + round((children.ru_utime + children.ru_stime) * 1e9)
+
+
+def _waited_ns() -> int:
+    """For how long this thread was ready while others ran; 0 where Linux doesn't say."""
+    try:
+        return int(Path(f"/proc/self/task/{os.getpid()}/schedstat").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
 
 
 def _affinity(thread: str) -> set[int]:
