@@ -7,7 +7,8 @@ benchmarks/results/kernel_accuracy.json: the largest error relative to the large
 for "strict" (float32 sums only) on the same data, their ratio, and the algorithm that the kernel used. Where tiles are
 emulated the figures are the hardware's own (kernels.amx_tile says how exact the emulation is). The contract:
 
-    highest   at most twice the error of strict
+    highest   at most twice the error of strict; where a few products and little else make an output up (magnitudes 2^N), at
+              most 2^-17 of the largest output: Winograd's algorithm adds such a product up beside larger ones of its tile
     high      at most 1e-5 of the largest output where many products of like size make it up (the first three kinds of
               data); 2^-15 where it is a few products and little else: two parts of a value hold 16 bits
     medium    bfloat16: 2^-7
@@ -30,7 +31,7 @@ import hasten
 from hasten.codegen import isa as isa_module
 
 PRECISIONS = ("strict", "highest", "high", "medium")
-HIGHEST_RATIO, HIGH_ERROR, HIGH_WORST, MEDIUM_ERROR = 2.0, 1e-5, 2.0**-15, 2.0**-7
+HIGHEST_RATIO, HIGHEST_WORST, HIGH_ERROR, HIGH_WORST, MEDIUM_ERROR = 2.0, 2.0**-17, 1e-5, 2.0**-15, 2.0**-7
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -62,10 +63,12 @@ CASES = [
     Case("product of two inputs K=512", "MatMul", 512, 128, 128, constant=False),
     Case("conv 1x1 K=64", "Conv", 64, 128, 14),
     Case("conv 1x1 K=1024", "Conv", 1024, 128, 14),
+    Case("conv 3x3 K=144", "Conv", 16, 64, 16, 3),
     Case("conv 3x3 K=288", "Conv", 32, 64, 16, 3),
     Case("conv 3x3 K=576", "Conv", 64, 64, 14, 3),
     Case("conv 3x3 K=1152", "Conv", 128, 64, 14, 3),
     Case("conv 3x3 K=2304", "Conv", 256, 64, 14, 3),
+    Case("conv 3x3 K=4608", "Conv", 512, 64, 14, 3),
     Case("depthwise 3x3 K=9", "Conv", 64, 64, 14, 3, 64),
 ]
 
@@ -91,6 +94,7 @@ DATA: dict[str, tuple[Draw, Draw]] = {  # activations, weights
     "magnitudes 2^N(0, 4)": (_spread(4), _spread(4)),
     "magnitudes 2^N(0, 8)": (_spread(8), _spread(8)),
 }
+FEW = [kind for kind in DATA if kind.startswith("magnitudes")]  # a few products make up an output
 
 
 @dataclass
@@ -155,15 +159,15 @@ def exact(case: Case, x: Array, w: Array) -> Array:
 
 
 def measure(case: Case, data: str, level: str, seeds: int, cache_dir: str | None) -> list[Row]:
-    """One row for each precision: the largest error over all seeds. Without tiles all of them are the same kernel, and
-    only "strict" and "highest" are told."""
+    """One row for each precision: the largest error over all seeds. Without tiles "medium" is the kernel of
+    "high" and is left out."""
     tiles = isa_module.get(level).amx is not None
     _, w = draw(case, data, 0)
     model = model_of(case, w)
     errors: dict[str, float] = {}
     algorithms: dict[str, str] = {}
     compiled = {
-        precision: hasten.compile(model, isa=level, precision=precision, threads=1, cache_dir=cache_dir) for precision in PRECISIONS[: None if tiles else 2]
+        precision: hasten.compile(model, isa=level, precision=precision, threads=1, cache_dir=cache_dir) for precision in PRECISIONS[: None if tiles else 3]
     }
     for seed in range(seeds):
         x, other = draw(case, data, seed)
@@ -179,7 +183,7 @@ def measure(case: Case, data: str, level: str, seeds: int, cache_dir: str | None
         strict = errors["strict"]
         ratio = error / strict if strict else 1.0
         high = HIGH_WORST if "2^N" in data else HIGH_ERROR
-        limits = {"strict": True, "highest": ratio <= HIGHEST_RATIO, "high": error <= high}
+        limits = {"strict": True, "highest": error <= max(HIGHEST_RATIO * strict, HIGHEST_WORST if data in FEW else 0.0), "high": error <= high}
         within = limits.get(precision, error <= MEDIUM_ERROR)
         rows.append(Row(case.name, case.terms, data, level, precision, algorithms[precision], error, strict, ratio, within))
     return rows

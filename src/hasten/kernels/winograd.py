@@ -50,6 +50,12 @@ class WinogradProblem:
         return algorithm(self.outputs_of_tile[0], self.kernel[0]), algorithm(self.outputs_of_tile[1], self.kernel[1])
 
     @property
+    def block(self) -> int:
+        """Channels that are added up by themselves: sums of such sums have smaller errors than one long sum."""
+        most = 16 if self.channels <= 128 else 32  # about the square root of the channels, and enough to be quick
+        return -(-self.channels // -(-self.channels // most))
+
+    @property
     def points(self) -> int:
         y, x = self.algorithms
         return y.n * x.n
@@ -149,32 +155,41 @@ class _Winograd:
         return image, row * my, (rest - row * self.across) * mx
 
     def _multiply(self, panel: V, count: V) -> None:
-        """M of all points: the strip's `count` tiles by one panel."""
+        """M of all points: the strip's `count` tiles by one panel, a block of channels at a time."""
         f, p, layout, width = self.f, self.problem, self.layout, self.plan.width
-        shapes = self.plan.shapes
         weights = f.at(self.arg["weights"], panel, p.points * p.channels * width * FLOAT)
-        with f.loop(0, p.points) as point:
-            b = f.at(weights, point, p.channels * width * FLOAT)
-            rows = f.at(self.inputs, point, layout.input_bytes)
+        with f.loop(0, p.points) as point, f.loop(0, p.channels, p.block) as channel:
+            b = f.at(f.at(weights, point, p.channels * width * FLOAT), channel, width * FLOAT)
+            rows = f.at(f.at(self.inputs, point, layout.input_bytes), channel, FLOAT)
             products = f.at(self.products, point, layout.product_bytes)
             now = f.var("i64", 0)
             with f.forever() as loop:
                 loop.break_if(now.get() >= count)
-                if len(shapes) == 1:
-                    self._rows(shapes[0], now, rows, b, products)
+                if len(self.plan.rows) == 1:
+                    self._rows(self.plan.shapes[0], now, rows, b, products, channel)
                 else:
-                    with f.either(count - now.get() > shapes[1].rows) as few:
-                        self._rows(shapes[0], now, rows, b, products)
+                    with f.either(count - now.get() > self.plan.rows[1]) as few:
+                        self._rows(self.plan.shapes[0], now, rows, b, products, channel)
                         few.otherwise()
-                        self._rows(shapes[1], now, rows, b, products)
+                        self._rows(self.plan.shapes[1], now, rows, b, products, channel)
 
-    def _rows(self, shape: Shape, now: Var, rows: V, b: V, products: V) -> None:
-        """One register tile of products; `now` advances by its rows."""
-        f, pitch, first = self.f, self.layout.pitch * FLOAT, now.get()
-        t = tile.Tile(f, shape)
-        t.multiply(Rows(f.at(rows, first, pitch), pitch), b, self.problem.channels)
-        t.save(f.at(products, first, shape.width * FLOAT))
+    def _rows(self, shape: Shape, now: Var, rows: V, b: V, products: V, channel: V) -> None:
+        """One register tile of products, added to those of earlier channels; `now` advances by its rows."""
+        f, p, pitch, first = self.f, self.problem, self.layout.pitch * FLOAT, now.get()
         now.set(first + shape.rows)
+        t = tile.Tile(f, shape)
+        whole = p.channels % p.block == 0
+        t.multiply(Rows(f.at(rows, first, pitch), pitch), b, p.block if whole else f.smin(f.const("i64", p.channels) - channel, p.block))
+        place = f.at(products, first, shape.width * FLOAT)
+        if p.block == p.channels:
+            t.save(place)
+            return
+        fresh = channel.eq(0)
+        for r, row in enumerate(t.results()):
+            for v, value in enumerate(row):
+                here = f.offset(place, (r * shape.vectors + v) * shape.lanes * FLOAT)
+                before = f.load(t.type, here, shape.lanes * FLOAT)
+                f.store(value + f.select(fresh, f.const(t.type, 0.0), before), here, shape.lanes * FLOAT)
 
     def _outputs(self, position: tuple[V, V, V], t: V, column: V) -> None:
         """The outputs of tile t (of the strip) in the panel whose first column is `column`."""
