@@ -6,7 +6,8 @@ python benchmarks/models.py face bert --quick                  models whose name
 
 `data` and `zoo` stand for all trained models (of the data folder, HASTEN_DATA) and all networks with random weights (benchmarks/zoo.py). Each
 engine runs in a process of its own on the same CPUs, its answers are checked against float64, and rounds go on until there is a verdict or the
-time is used up (`hasten.bench`). Results go to results/models/MACHINE/MODEL.json as they come; `report.py` makes the tables.
+time is used up (`hasten.bench`). Results go to results/models/MACHINE/MODEL.json as they come, or to another folder with `--into`; `report.py`
+makes the tables, `--report page.html` a page with pictures of what was measured now.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from hasten.base.errors import HastenError
 from hasten.bench import peers
 from hasten.bench.experiment import Progress, Task, measure
 from hasten.bench.peer import EngineSpec
+from hasten.bench.report import check as check_report
+from hasten.bench.report import write as write_report
+from hasten.bench.results import Run
 from hasten.bench.rounds import Design
 from hasten.bench.summary import summarise
 from hasten.codegen import isa
@@ -43,7 +47,7 @@ SETTINGS = {  # of Hasten, and the instruction set that each needs; the first is
 }  # fmt: skip
 PEERS = {**dict.fromkeys(points.FP32_PEERS, "portable"), **dict.fromkeys(points.BF16_PEERS, "amx"), "openvino:precision=default": "portable"}
 GROUPS = ("data", "zoo")
-SECONDS = 2.0  # of rounds for each engine, at most
+SECONDS = 1.5  # of rounds for each engine, at most
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,19 @@ class Work:
 def main() -> None:
     args = parse()
     engines = available(args.engines)
+    runs = []
     with tempfile.TemporaryDirectory(prefix="hasten-suite-") as folder:
         for work in works(args.models, args.batch, Path(folder), args.quick):
             for threads in args.threads:
-                run_one(work, threads, engines, Path(folder), args)
+                if run := run_one(work, threads, engines, Path(folder), args):
+                    runs.append(run)
     if not args.quick:
-        print(f"\n{tables.means(points.load(here()))}\n\nwritten: {here()}; python benchmarks/report.py makes the tables of docs/benchmarks.md")
+        print(f"\n{tables.means(points.load(args.into))}\n\nresults: {args.into}")
+    if args.report and runs:
+        subjects = [subject for run in runs for subject in run.subjects]
+        cautions = list(dict.fromkeys(caution for run in runs for caution in run.cautions))
+        write_report(summarise(replace(runs[0], subjects=subjects, cautions=cautions, ended=runs[-1].ended)), args.report)
+        print(f"report: {args.report}")
 
 
 def parse() -> argparse.Namespace:
@@ -75,10 +86,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", nargs="*", type=int, help="default: 1 and 2")
     parser.add_argument("--batch", nargs="*", type=int, choices=(1, 8), help="default: 1 and 8")
     parser.add_argument("--seconds", type=float, help=f"of rounds for each engine, at most; default: {SECONDS:g}")
+    parser.add_argument("--into", type=Path, default=here(), help="the folder of results; default: %(default)s")
+    parser.add_argument("--report", type=Path, help="also a page (.html, .md or .json) of what was measured now")
     parser.add_argument("--again", action="store_true", help="measure also what is there already")
     parser.add_argument("--even-if-busy", action="store_true", help="measure on a busy machine, and say so in the results")
     parser.add_argument("--quick", action="store_true", help="one thread, batch 1, a few rounds: to see that it runs; results are not written")
     args = parser.parse_args()
+    if args.report:
+        try:
+            check_report(args.report)
+        except HastenError as error:
+            parser.error(str(error))
     args.threads = [n for n in args.threads or ([1] if args.quick else [1, 2]) if n <= len(machine.cpus())]
     args.batch = args.batch or ([1] if args.quick else [1, 8])
     args.seconds = args.seconds or (0.3 if args.quick else SECONDS)
@@ -136,33 +154,38 @@ def here() -> Path:
     return RESULTS / re.sub(r"[^a-z0-9]+", "-", f"{machine.cpu_model()} {isa.available()[0]}".lower()).strip("-")
 
 
-def run_one(work: Work, threads: int, engines: Sequence[EngineSpec], folder: Path, args: argparse.Namespace) -> None:
-    """Measure one model with one input and number of threads, unless it is there; write it, unless the run is a quick one."""
-    path = here() / f"{work.case.model}.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
+def run_one(work: Work, threads: int, engines: Sequence[EngineSpec], folder: Path, args: argparse.Namespace) -> Run | None:
+    """Measure one model with one input and number of threads, and write it unless the run is a quick one; None where it is there already.
+
+    Engines that a kept point has are measured again together with new ones: only times of the same rounds are compared.
+    """
+    path: Path = args.into / f"{work.case.model}.json"
+    rows = [] if args.quick or not path.exists() else json.loads(path.read_text())["points"]
     key = {"label": work.label, "batch": work.batch, "threads": threads}
-    rows = kept.get("points", [])
-    mine = next((row for row in rows if all(row[k] == v for k, v in key.items())), None)
-    if mine and not args.quick and not args.again and {str(e) for e in engines} <= {entry["engine"] for entry in mine["engines"]}:
-        return
+    kept = next((row for row in rows if all(row[k] == v for k, v in key.items())), None)
+    had = [entry["engine"] for entry in kept["engines"]] if kept else []
+    wanted = list(dict.fromkeys([*map(str, engines), *had]))
+    if kept and not args.again and len(wanted) == len(had):
+        return None
     design = Design(
-        seconds=args.seconds * len(engines), least_rounds=3 if args.quick else Design.least_rounds, starts=work.first and threads == args.threads[0],
+        seconds=args.seconds * len(wanted), least_rounds=3 if args.quick else Design.least_rounds, starts=work.first and threads == args.threads[0],
         even_if_busy=args.even_if_busy,
     )  # fmt: skip
-    name = f"{work.case.model} {work.label}".strip()
-    run = measure([Task(work.case.path, work.case.feeds, name)], engines, [threads], design, progress, references=folder / "references")
+    name = f"{work.case.model} {work.label}".strip() + (f", batch {work.batch}" if work.batch > 1 else "")
+    specs = [EngineSpec.parse(text) for text in wanted]
+    run = measure([Task(work.case.path, work.case.feeds, name)], specs, [threads], design, progress, references=folder / "references")
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     if run.status != "complete":
         sys.exit(f"{run.status}: {'; '.join(run.cautions)}\n{name} is not written; the same command goes on from here.")
-    told = summarise(run).to_dict()
-    (block,) = told["models"]
+    (block,) = summarise(run).to_dict()["models"]
     row = {**key, "began": run.began, "revision": run.revision, "cautions": run.cautions,
            **{k: block[k] for k in ("inputs", "reference", "reference_note", "engines")}}  # fmt: skip
     about = {"model": work.case.model, "group": work.group, "depthwise": depthwise(work.case.path), "machine": run.machine}
     say(next(points.points({**about, "points": [row]})))
     if not args.quick:
-        write(path, {**about, "versions": machine.versions(), "points": [*(r for r in rows if r is not mine), row]})
+        write(path, {**about, "versions": machine.versions(), "points": [*(r for r in rows if r is not kept), row]})
+    return run
 
 
 def write(path: Path, data: dict[str, Any]) -> None:

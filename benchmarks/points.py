@@ -15,7 +15,7 @@ from typing import Any
 Data = dict[str, Any]
 BASE = "hasten"
 FP32_PEERS = ("onnxruntime", "openvino", "torch", "torch_compile", "ncnn")
-BF16_PEERS = ("openvino:precision=default", "torch:precision=bf16", "torch_compile:precision=bf16")
+BF16_PEERS = ("openvino:precision=default", "torch:dtype=bf16", "torch_compile:dtype=bf16")
 WRONG = 0.01  # an fp32 peer that is further off than that, relative to the largest output, is no peer
 
 

@@ -9,7 +9,7 @@ from points import BASE, BF16_PEERS, FP32_PEERS, WRONG, Point, grouped
 
 SHORT = {
     "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO f32", "openvino:precision=default": "OpenVINO default", "torch": "torch",
-    "torch_compile": "torch.compile", "torch:precision=bf16": "torch bf16", "torch_compile:precision=bf16": "torch.compile bf16", "ncnn": "ncnn",
+    "torch_compile": "torch.compile", "torch:dtype=bf16": "torch bf16", "torch_compile:dtype=bf16": "torch.compile bf16", "ncnn": "ncnn",
     "best fp32": "best fp32 peer", "best bf16": "best bf16 peer",
 }  # fmt: skip
 

@@ -137,28 +137,27 @@ def test_available(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is there is not measured again unless an engine is missing in it; other points of the file stay."""
+    """What is there is not measured again, unless an engine is missing in it: then together with those that it has."""
     measured = []
 
-    def measure(tasks: Any, engines: Any, threads: Any, *_: Any, **__: Any) -> SimpleNamespace:
-        measured.append(threads)
+    def measure(_: Any, engines: Any, threads: Any, *__: Any, **___: Any) -> SimpleNamespace:
+        measured.append((threads, [str(engine) for engine in engines]))
         return SimpleNamespace(status="complete", cautions=[], began="2026-01-01", revision="abc", machine={"cpu": "a"})
 
     def summarise(_: Any) -> SimpleNamespace:
-        block = {"inputs": {}, "reference": "", "reference_note": "", "engines": [entry("hasten", 1), entry("onnxruntime", 2)]}
+        engines = [entry(name, 2 if name == "onnxruntime" else 1) for name in measured[-1][1]]
+        block = {"inputs": {}, "reference": "", "reference_note": "", "engines": engines}
         return SimpleNamespace(to_dict=lambda: {"models": [block]})
 
     monkeypatch.setattr(models, "measure", measure)
     monkeypatch.setattr(models, "summarise", summarise)
-    monkeypatch.setattr(models, "here", lambda: tmp_path / "results")
     case = trained.Case("m", "", network(tmp_path / "m.onnx", 1), {"x": np.zeros((1, 4, 8, 8), np.float32)})
-    args = argparse.Namespace(quick=False, again=False, seconds=1.0, threads=[1, 2], even_if_busy=True)
-    specs = models.available(["onnxruntime"])
-    for threads in (1, 2, 1, 2):
-        models.run_one(models.Work("data", 1, "", True, case), threads, specs, tmp_path, args)
-    assert measured == [[1], [2]]
-    models.run_one(models.Work("data", 1, "", True, case), 1, [*specs, SimpleNamespace()], tmp_path, args)  # an engine that is not there yet
-    assert measured == [[1], [2], [1]]
+    work = models.Work("data", 1, "", True, case)
+    args = argparse.Namespace(quick=False, again=False, seconds=1.0, threads=[1, 2], even_if_busy=True, into=tmp_path / "results")
+    few, more = ([models.EngineSpec.parse(name) for name in names] for names in (["hasten", "onnxruntime"], ["hasten", "openvino"]))
+    for threads, engines in ((1, few), (2, few), (1, few), (2, few), (1, more), (1, more)):
+        models.run_one(work, threads, engines, tmp_path, args)
+    assert measured == [([1], ["hasten", "onnxruntime"]), ([2], ["hasten", "onnxruntime"]), ([1], ["hasten", "openvino", "onnxruntime"])]
     file = json.loads((tmp_path / "results" / "m.json").read_text())
     assert sorted(row["threads"] for row in file["points"]) == [1, 2]
     assert [p.speedup("hasten", "onnxruntime") for p in points.load(tmp_path / "results")] == [2.0, 2.0]
