@@ -9,7 +9,7 @@ from hasten.base import dims as D
 from hasten.base.dims import DimLike
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr
-from hasten.lower.trace import Tensor
+from hasten.lower.trace import Tensor, View
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,23 @@ def _smaller(a: DimLike, b: DimLike) -> bool:
         return False
     rest = D.mod(b, a)
     return a != b and isinstance(rest, int) and rest == 0
+
+
+def seen_through(view: View, shape: Sequence[DimLike], base: Buffer) -> Buffer | None:
+    """The memory of a view of that shape, whose base lies at `base`; None where it has no plain strides."""
+    if view.flat and is_row_major(base, view.base.shape):
+        return Buffer(base.name, row_major(shape), base.offset)
+    index = tuple(D.symbol(f"v${k}", n) for k, n in enumerate(shape))
+    offset = flat_offset(base, view.index(index))
+    strides: list[DimLike] = []
+    for i in index:
+        name = D.as_symbol(i)
+        lin = D.linear(offset, name) if name is not None else None
+        if lin is None:
+            return None
+        strides.append(lin[0])
+        offset = lin[1]
+    return Buffer(base.name, tuple(strides), offset)
 
 
 def flat_offset(b: Buffer, index: Sequence[DimLike]) -> DimLike:

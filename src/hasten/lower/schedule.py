@@ -18,6 +18,7 @@ from hasten.base.dims import DimLike
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr
 from hasten.lower import trace as T
+from hasten.lower.formats import Buffer, row_major, seen_through
 from hasten.lower.trace import Block, Context, Tensor
 
 CHEAP = 6  # cycles a vector below which computing again beats storing, where memory isn't read twice
@@ -122,6 +123,24 @@ class Schedule:
             self.forced.add(id(t))
             self.plain.add(id(t))
 
+    def _lay_out(self, t: Tensor) -> None:
+        """Where operand t is a reshape of a transpose that no strides can express, the transpose gets memory: then what makes the tensor
+        behind it (attention's heads, say) stores it in that order, and nothing is copied."""
+        views: list[Tensor] = []
+        while isinstance(t.origin, T.View):
+            views.append(t)
+            t = t.origin.base
+        memory = Buffer("", row_major(t.shape))
+        for v in reversed(views):
+            assert isinstance(v.origin, T.View)
+            seen = seen_through(v.origin, v.shape, memory)
+            if seen is None:
+                if v.origin.flat and isinstance(v.origin.base.origin, T.View):
+                    self._force(v.origin.base)
+                    self.plain.add(id(v.origin.base))
+                return
+            memory = seen
+
     def _dependencies(self, t: Tensor) -> Iterator[Tensor]:
         """Tensors needed for t, also through the sizes in its shape, its loops and its indices."""
         yield from self._direct(t)
@@ -151,6 +170,8 @@ class Schedule:
                 if want == "plain":
                     self._force(u)
                     self.plain.add(id(u))
+                else:
+                    self._lay_out(u)
             return [self._behind(u) for u in o.operands]
         if isinstance(o, T.HostCall):
             for value in o.operands:
