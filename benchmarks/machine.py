@@ -1,7 +1,7 @@
 """What every benchmark says about the machine it ran on, and where its figures go.
 
-A figure is worth what the machine was free to give: `Quiet` refuses to begin when the machine is busy, notes the load before and after and
-the time that a hypervisor took away, and `write` keeps all of it beside the figures in benchmarks/results/NAME.json.
+A figure is worth what the machine was free to give: `Quiet` refuses to begin when other work keeps CPUs busy (`hasten.bench.machine` looks), notes the
+load before and after and the time that a hypervisor took away, and `write` keeps all of it beside the figures in benchmarks/results/NAME.json.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hasten.bench.machine import Watch, cpu_model, standing_cautions
 from hasten.codegen import isa
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
-MOST_LOAD = 0.5  # running processes per CPU, on average over a minute, beyond which timing is refused
 PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "torch", "ncnn", "llvmlite")
 
 
@@ -54,11 +54,12 @@ class Quiet:
     def __init__(self, even_if_busy: bool) -> None:
         self.before, self.steal = load(), _steal()
         self.count = len(cpus())
-        self.busy = self.before > MOST_LOAD * self.count
+        found = Watch(self.count).check()
+        self.busy, self.cautions = bool(found.refusals), [*standing_cautions(), *found.refusals, *found.cautions]
         self.began = datetime.datetime.now(datetime.UTC)
         if self.busy and not even_if_busy:
             sys.exit(
-                f"the machine is busy: load {self.before:.2f} on {self.count} CPUs, more than {MOST_LOAD} per CPU. Times would be wrong.\n"
+                f"the machine is busy: {found.refusals[0]}. Times would be wrong.\n"
                 "Wait until it is quiet, or say --even-if-busy: results are then marked as taken on a busy machine."
             )
 
@@ -81,6 +82,7 @@ class Quiet:
             "load_after": round(load(), 2),
             "stolen_percent": round(100 * stolen / max(1, ticks), 2),
             "busy": self.busy,
+            "cautions": self.cautions,
         }
 
 
@@ -102,14 +104,6 @@ def write(name: str, quiet: Quiet, figures: dict[str, Any], args: argparse.Names
     data = {"environment": quiet.environment(), "arguments": told, **figures}
     path.write_text(json.dumps(data, indent=1) + "\n")
     print(f"written: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
-
-
-def cpu_model() -> str:
-    """As Linux names it."""
-    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _steal() -> tuple[int, int]:

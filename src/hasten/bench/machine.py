@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +67,7 @@ class Watch:
 def describe() -> dict[str, object]:
     """The facts that a time depends on, as far as they can be read."""
     facts: dict[str, object] = {
-        "cpu": _line("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "cpu": cpu_model(),
         "cpus": os.cpu_count(),
         "allowed": sorted(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -88,6 +87,14 @@ FACTS = {
     "quota": "/sys/fs/cgroup/cpu.max",
     "transparent_huge_pages": "/sys/kernel/mm/transparent_hugepage/enabled",
 }
+
+
+def cpu_model() -> str:
+    """As Linux names it."""
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def standing_cautions() -> list[str]:
@@ -153,14 +160,3 @@ def _read(path: str) -> str:
         return Path(path).read_text().strip()
     except OSError:
         return ""
-
-
-def _line(path: str, key: str) -> str:
-    return next(_values(_read(path), key), "")
-
-
-def _values(text: str, key: str) -> Iterator[str]:
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == key:
-            yield value.strip()
