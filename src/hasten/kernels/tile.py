@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasten.codegen.builder import Function, V, Var, vector
-from hasten.codegen.isa import Isa
+from hasten.codegen.isa import AVX512, Isa
 from hasten.kernels.moves import FLOAT
 
 Sink = Callable[[Function, V, dict[str, V], int, "V | None"], None]
@@ -68,11 +68,13 @@ class Plan:
 def most_rows(isa: Isa, vectors: int) -> int:
     """Rows that a tile with that many vectors may have without spilling.
 
-    AVX-512 multiplies by a broadcast from memory; elsewhere the broadcast needs a register, and without FMA the
-    product does too.
+    AVX-512 multiplies by a broadcast from memory; elsewhere the packed vectors of a step need registers, and so does the
+    broadcast (NEON: two, so that the next one loads meanwhile), and without FMA the product.
     """
-    others = 4 if isa.registers >= 32 else vectors + (1 if isa.has_fma else 2)
-    return min((isa.registers - others) // vectors, 28 if isa.registers >= 32 else 10)
+    if isa.level >= AVX512:
+        return min((isa.registers - 4) // vectors, 28)
+    others = vectors + (1 if isa.has_fma else 2) + (2 if isa.registers >= 32 else 0)
+    return min((isa.registers - others) // vectors, 24 if isa.registers >= 32 else 10)
 
 
 def plan(isa: Isa, columns: int | None, rows: int | None, *, slack: bool) -> Plan:
@@ -109,6 +111,14 @@ def _cost(isa: Isa, vectors: int, lanes: int, columns: int | None, most: int, ro
 def _tile_cost(vectors: int, rows: int) -> float:
     fmas = rows * vectors
     return max(fmas, MIN_CHAINS / 2) + 0.25 * (rows + vectors) + 0.5
+
+
+def step_cycles(isa: Isa, plan: Plan, columns: int, rows: int) -> float:
+    """Relative time of one step of the product of a run of `rows` rows by all columns: the estimate that chooses tiles, for the tiles
+    that `emit_blocks` takes without overlap; 1 is a multiplication of whole vectors."""
+    whole, rest = divmod(rows, plan.rows[0])
+    last = _tile_cost(plan.vectors, next(r for r in reversed(plan.rows) if r >= rest)) if rest else 0.0
+    return -(-columns // plan.width) * (whole * _tile_cost(plan.vectors, plan.rows[0]) + last) * plan.lanes / isa.lanes(32)
 
 
 def _tail(most: int, rows: int | None, slack: bool) -> tuple[int, ...]:
