@@ -19,6 +19,7 @@ from typing import Any
 
 import picture
 import points
+import shares
 import tables
 from machine import RESULTS, ROOT
 from tables import table
@@ -101,6 +102,12 @@ def accuracy(data: Data) -> str:
     return f"{environment(data, timed=False)}\n\n{table(head, lines)}\n\n{len(rows)} figures, {broken} beyond what is promised."
 
 
+def kernels(data: Data) -> str:
+    """Single kernels' shares of their roofs; on one thread the times are the CPU's own, which other work leaves alone."""
+    text = environment(data, timed=data["arguments"]["threads"] > 1)
+    return f"{text} Load average {data['environment']['load_before']}.\n\n{shares.kernels(data)}"
+
+
 def conformance(data: Data) -> str:
     """Cases of ONNX's backend suite that pass, for each way of compiling."""
     rows = []
@@ -156,10 +163,12 @@ FOLDERS: dict[str, Callable[[list[points.Point], str], str]] = {  # marker on th
 FILES: dict[str, tuple[str, Callable[[Data], str]]] = {  # marker on the page -> result file without .json, what makes its text
     "overhead": ("overhead", overhead),
     "compile": ("compile_time", compile_time),
+    "kernels": ("kernels", kernels),
     "accuracy": ("kernel_accuracy", accuracy),
     "conformance": ("conformance", conformance),
     "robustness": ("robustness", robustness),
 }
+PROGRAMS = {"kernels": "kernels/sweep"}  # where the program is not called as its result
 SECTIONS = (*FOLDERS, *FILES)
 
 
@@ -170,7 +179,7 @@ def section(marker: str) -> str:
     name, write = FILES[marker]
     path = RESULTS / f"{name}.json"
     if not path.exists():
-        return f"No result is committed yet: `python benchmarks/{name}.py` makes it."
+        return f"No result is committed yet: `python benchmarks/{PROGRAMS.get(name, name)}.py` makes it."
     return write(json.loads(path.read_text()))
 
 

@@ -65,18 +65,20 @@ class Probe:
         size = window or piece.nbytes
         places = itertools.cycle(range(piece.ctypes.data, piece.ctypes.data + piece.nbytes - size + 1, size))
         while rally.again():
-            start = time.perf_counter()
+            start = rally.clock()
             self.call(next(places), size, rounds)
-            found.append((start, time.perf_counter()))
+            found.append((start, rally.clock()))
         return found
 
 
 class _Rally:
-    """Where threads meet before each run, and hear whether there is one more: at least one, until the budget of seconds is spent."""
+    """Where threads meet before each run, and hear whether there is one more: at least one, until the budget of seconds is spent. A thread by itself
+    is timed by its own time on the CPU, several together by the clock on the wall."""
 
     def __init__(self, threads: int, budget: float):
         self.stop, self.runs, self.going = time.perf_counter() + budget, 0, True
         self.barrier = threading.Barrier(threads, self._decide) if threads > 1 else None
+        self.clock = time.perf_counter if threads > 1 else time.thread_time
 
     def _decide(self) -> None:
         self.going = self.runs == 0 or time.perf_counter() < self.stop

@@ -6,13 +6,16 @@ workers find what they find in a native run. Elsewhere every round is interprete
 kernel begins, and short kernels look slower than they are (`Recording.replayed` tells which it was).
 
 Whole native calls are timed in the same rounds, so what is no kernel (allocation, sizes, checks, the call itself) is the difference.
+
+A model of one thread is timed by that thread's own time on the CPU: what other work takes away from it in between does not count, so profiles can be
+taken on busy machines. With several threads the clock on the wall is all there is.
 """
 
 from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +27,8 @@ from hasten.vm.program import Call, Host, Read
 from hasten.vm.runtime import Runtime, loaded_runtime
 
 FEWEST_ROUNDS = 5
+Clock = Callable[[], int]
+"""Nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,8 @@ class Step:
 
 @dataclass
 class Recording:
-    """The steps of a run in order; for each round and step its start and end (nanoseconds of a monotonic clock, without the time of timing
-    itself); and for each round the seconds of a whole call of the model."""
+    """The steps of a run in order; for each round and step its start and end (nanoseconds, without the time of timing itself); and for each round the
+    seconds of a whole call of the model."""
 
     steps: list[Step]
     replayed: bool
@@ -55,18 +60,19 @@ def record(model: Model, values: Mapping[str, Any], rounds: int | None = None, s
     """
     interpreted, arrays = _interpreted(model), model.signature.convert(model.signature.from_names(values))
     runtime = interpreted.runtime
-    cost = _cost_of_timing(runtime)
-    first = _Recorded(interpreted, arrays)
+    clock = time.thread_time_ns if model.threads == 1 else time.perf_counter_ns
+    cost = _cost_of_timing(runtime, clock)
+    first = _Recorded(interpreted, arrays, clock)
     first.outputs()
     replayed = not any(isinstance(i, (Read, Host)) for i in abi.walk(model.program.instructions))
     recording = Recording(first.steps, replayed)
     stop = time.perf_counter() + seconds
     while len(recording.rounds) < (rounds or FEWEST_ROUNDS) or (rounds is None and time.perf_counter() < stop):
-        stamps = first.replay() if replayed else _stamps(interpreted, arrays, first.steps)
+        stamps = first.replay() if replayed else _stamps(_Recorded(interpreted, arrays, clock), first.steps)
         recording.rounds.append([(start, max(start, end - cost)) for start, end in stamps])
-        began = time.perf_counter()
+        began = clock()
         model.call(*arrays)
-        recording.calls.append(time.perf_counter() - began)
+        recording.calls.append((clock() - began) / 1e9)
     return recording
 
 
@@ -79,31 +85,31 @@ def _interpreted(model: Model) -> InterpretedModel:
     return InterpretedModel(model.program, model.image, model.constants, runtime, model.threads)
 
 
-def _stamps(model: InterpretedModel, arrays: list[Any], steps: list[Step]) -> list[tuple[int, int]]:
+def _stamps(run: _Recorded, steps: list[Step]) -> list[tuple[int, int]]:
     """One more interpreted run, which must do the same."""
-    run = _Recorded(model, arrays)
     run.outputs()
     if [s.instruction for s in run.steps] != [s.instruction for s in steps]:
         raise ExecutionError("this model does other work in every run (random numbers decide what it does), so its kernels have no typical time")
     return run.stamps
 
 
-def _cost_of_timing(runtime: Runtime) -> int:
+def _cost_of_timing(runtime: Runtime, clock: Clock) -> int:
     """Nanoseconds that a kernel without work seems to take: a function of the run-time library that only reads a number plays it."""
     empty = runtime.image.address(abi.WORKERS)
     least = 1 << 62
     for _ in range(500):
-        start = time.perf_counter_ns()
+        start = clock()
         runtime.invoke(empty, None, 1)
-        least = min(least, time.perf_counter_ns() - start)
+        least = min(least, clock() - start)
     return least
 
 
 class _Recorded(Run):
     """A run that keeps its steps, and the memory that they work in."""
 
-    def __init__(self, model: InterpretedModel, inputs: list[Any]):
+    def __init__(self, model: InterpretedModel, inputs: list[Any], clock: Clock):
         super().__init__(model, inputs)
+        self.clock = clock
         self.steps: list[Step] = []
         self.stamps: list[tuple[int, int]] = []
         self.kept: list[tuple[int, ctypes.Array[ctypes.c_int64], int]] = []  # kernel, argument words, threads
@@ -119,15 +125,15 @@ class _Recorded(Run):
                 self.owners.add(id(owner))
                 self.memory.append(owner)
         self.kept.append((self.model.kernels[i.kernel], words, threads))
-        start = time.perf_counter_ns()
+        start = self.clock()
         super().invoke(i, words, threads)
-        self.stamps.append((start, time.perf_counter_ns()))
+        self.stamps.append((start, self.clock()))
 
     def on_host(self, i: Host, operands: list[Any]) -> Sequence[Any]:
         self._step(i, 1)
-        start = time.perf_counter_ns()
+        start = self.clock()
         results = super().on_host(i, operands)
-        self.stamps.append((start, time.perf_counter_ns()))
+        self.stamps.append((start, self.clock()))
         return results
 
     def _step(self, i: Call | Host, threads: int) -> None:
@@ -136,7 +142,7 @@ class _Recorded(Run):
 
     def replay(self) -> list[tuple[int, int]]:
         """Make all kernel calls again; start and end of each."""
-        now, invoke = time.perf_counter_ns, self.model.runtime.invoke
+        now, invoke = self.clock, self.model.runtime.invoke
         stamps = []
         for kernel, words, threads in [(kernel, ctypes.addressof(words), threads) for kernel, words, threads in self.kept]:
             start = now()
