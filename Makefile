@@ -29,10 +29,10 @@ test-all: $(VENV)/.has-dev
 	@$(PY) -m pytest -q $(ARGS)
 
 bench: $(VENV)/.has-dev
-	@$(VENV)/bin/hasten bench examples/models/*.onnx --against onnxruntime $(SIZES) $(ARGS)
+	@$(VENV)/bin/hasten bench examples/models/*.onnx --peers onnxruntime --report demo/bench.html $(SIZES) $(ARGS)
 
 figures: $(VENV)/.has-dev
-	@for program in overhead compile_time models; do $(PY) benchmarks/$$program.py $(ARGS) || exit; done
+	@for program in overhead compile_time kernels/sweep track/aa models; do $(PY) benchmarks/$$program.py $(ARGS) || exit; done
 	@for program in kernel_accuracy conformance robustness; do $(PY) benchmarks/$$program.py || exit; done
 	@$(PY) benchmarks/report.py
 

@@ -150,6 +150,31 @@ def precise(all_points: list[points.Point], machine: str) -> str:
     return "\n\n".join(filter(None, (link, tables.precise(all_points))))
 
 
+def track(data: Data) -> str:
+    """One line for each question that the track was asked."""
+    found = [[words, result(data[part]), goal] for part, (words, goal, result) in TRACK.items() if part in data]
+    return f"{environment(data)}\n\n{table(['what', 'result', 'goal'], found)}"
+
+
+def _equals(r: Data) -> str:
+    others = ", ".join(f"{name} {count}" for name, count in r["others_different"].items())
+    return f"{r['different']} of {r['runs']} different ({r['same']} the same, {r['undecided']} undecided); {others} on the same samples"
+
+
+TRACK: dict[str, tuple[str, str, Callable[[Data], str]]] = {  # part of the result -> what, goal, what makes its words
+    "aa": ("an engine against itself, beside load that comes and goes", "at most 5% different", _equals),
+    "slower": (
+        "3% more work, under the same load", "found in 80% within a minute",
+        lambda r: f"{r['found']} of {r['runs']} found, after {r['median_seconds']:.0f} s (at most {r['most_seconds']:.0f} s); ratio {r['median_ratio']:.3f}",
+    ),
+    "order": ("engines listed forwards and backwards", "ratios within their intervals", lambda r: f"{r['agree']} of {r['of']}"),
+    "restless": ("beside an engine whose thread never rests", "ratios within their intervals", lambda r: f"{r['agree']} of {r['of']}"),
+    "busy": ("two processes that never rest", "refused", lambda r: f"{r['refused']} of {r['of']} looks refuse; a measurement is {r['status']}"),
+    "pyperf": (
+        "whole programs, beside pyperf", "ratios agree within their intervals",
+        lambda r: " and ".join(f"{p['ratio']:.3f} ({p['low']:.3f} to {p['high']:.3f})" for p in r["pair"]),
+    ),
+}  # fmt: skip
 PICTURES: dict[str, str] = {}  # what sections drew, by file name
 FOLDERS: dict[str, Callable[[list[points.Point], str], str]] = {  # marker on the page -> what makes a machine's text of the results of models.py
     "machines": taken,
@@ -167,8 +192,9 @@ FILES: dict[str, tuple[str, Callable[[Data], str]]] = {  # marker on the page ->
     "accuracy": ("kernel_accuracy", accuracy),
     "conformance": ("conformance", conformance),
     "robustness": ("robustness", robustness),
+    "track": ("track", track),
 }
-PROGRAMS = {"kernels": "kernels/sweep"}  # where the program is not called as its result
+PROGRAMS = {"kernels": "kernels/sweep", "track": "track/aa"}  # where the program is not called as its result
 SECTIONS = (*FOLDERS, *FILES)
 
 
