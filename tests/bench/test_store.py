@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import signal
 import sqlite3
@@ -19,6 +20,7 @@ pytest.importorskip("sqlalchemy", reason="needs hasten[bench]")
 from synthetic import make_entry, make_run  # noqa: E402
 
 from hasten.base.errors import CorruptFile, InputError  # noqa: E402
+from hasten.bench import schema  # noqa: E402
 from hasten.bench.results import Run  # noqa: E402
 from hasten.bench.store import Store, default_place  # noqa: E402
 
@@ -178,6 +180,15 @@ def test_a_damaged_file_is_told_and_left_alone(place: Path, damage: str) -> None
     with pytest.raises(CorruptFile, match="left as it is"):
         Store(place).begin(make_run(seed=5))
     assert place.read_bytes() == content
+
+
+def test_another_layout_is_another_version() -> None:
+    """Whoever changes a table changes VERSION, too, and this fingerprint: else old stores break at the first write, not with a word at the opening."""
+    from sqlalchemy.dialects import sqlite
+    from sqlalchemy.schema import CreateTable
+
+    layout = "".join(str(CreateTable(table).compile(dialect=sqlite.dialect())) for table in schema.TABLES.sorted_tables)
+    assert (schema.VERSION, hashlib.sha256("".join(layout.split()).encode()).hexdigest()[:12]) == (1, "aec5f3470f01")
 
 
 def test_verdicts_are_kept(place: Path) -> None:

@@ -66,17 +66,6 @@ def test_inspect(invoke: Any, digits: Path) -> None:
     assert report["nodes"] and "stages" not in report
 
 
-def test_bench(invoke: Any, digits: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-    result = invoke("bench", digits, "--against", "onnxruntime", "--rounds", 3, "--json")
-    found = json.loads(result.stdout)
-    assert found["differences"]["onnxruntime"] < 1e-4 and found["threads"] == 1
-    ratio = found["engines"]["onnxruntime"]["ratio"]
-    assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
-    table = invoke("bench", digits, "--rounds", 3)
-    assert table.exit_code == 0 and "hasten" in table.stdout
-
-
 def test_a_damaged_file_is_refused(invoke: Any, digits: Path, tmp_path: Path) -> None:
     saved = tmp_path / "d.hasten"
     invoke("compile", digits, "-o", saved)

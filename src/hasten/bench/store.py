@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from hasten.bench import schema as t
 SQLITE_HEAD = b"SQLite format 3\0"
 LOCK_SECONDS = 60  # how long a writer waits for the others
 DAMAGE = ("malformed", "not a database", "disk i/o error", "corrupt")
-SAMPLE_FIELDS = ("round", "position", "loops", "wall_ns", "cpu_ns", "began_ns", "wait_ns")
+SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
 OTHER_PLACE = "It is left as it is; give another place with --store, or move it away."
 
 

@@ -126,7 +126,7 @@ def summarise(run: Run, base: str | None = None) -> Summary:
     engines = list(dict.fromkeys(entry.engine for subject in run.subjects for entry in subject.entries))
     if base is None:
         base = next((name for name in engines if name.partition(":")[0] == "hasten"), engines[0] if engines else "hasten")
-    elif base not in engines:
+    elif engines and base not in engines:
         raise InputError(f"run {run.id[:8]} has no engine {base!r}; it has {', '.join(engines) or 'none'}.")
     blocks = [_block(run, subject, threads, base) for subject in run.subjects for threads in sorted({entry.threads for entry in subject.entries})]
     order = [base, *(name for name in engines if name != base)]

@@ -17,7 +17,9 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from hasten.base.errors import HastenError
-from hasten.cli import bench, cache, compile, doctor, inspect, profile, run
+from hasten.cli import cache, compile, doctor, inspect, profile, run
+from hasten.cli.bench import WithDefault, kept
+from hasten.cli.bench import run as measure
 
 FAILURE, INTERRUPTED = 1, 130
 
@@ -99,9 +101,20 @@ def _common(
 app.command("compile")(guarded(compile.compile_model))
 app.command("run")(guarded(run.run_model))
 app.command("inspect")(guarded(inspect.inspect_model))
-app.command("bench")(guarded(bench.bench_models))
 app.command("profile")(guarded(profile.profile_model))
 app.command("doctor")(guarded(doctor.show_doctor))
+benches = typer.Typer(
+    cls=WithDefault, no_args_is_help=True, rich_markup_mode="rich",
+    help="Measure models beside other engines, look at what was measured, guard it. [bold]hasten bench MODEL...[/bold] is short for [bold]hasten bench run "
+         "MODEL...[/bold].",
+)  # fmt: skip
+benches.command("run")(guarded(measure.measure_models))
+benches.command("check")(guarded(kept.check_machine))
+benches.command("list")(guarded(kept.list_runs))
+benches.command("report")(guarded(kept.report_run))
+benches.command("export")(guarded(kept.export_run))
+benches.command("compare")(guarded(kept.compare_runs))
+app.add_typer(benches, name="bench")
 caches = typer.Typer(help="Show or clear the cache of compiled kernels and models.", no_args_is_help=True)
 caches.command("show")(guarded(cache.show_cache))
 caches.command("clear")(guarded(cache.clear_cache))

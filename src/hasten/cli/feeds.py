@@ -40,12 +40,36 @@ class Feeds:
     remarks: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Declared:
+    """An input as a file declares it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
 def tensor_inputs(compiled: CompiledModel) -> list[Input]:
     """The inputs of a model; InputError where one is no tensor."""
     for wanted in compiled.inputs:
         if wanted.shape is None:
             raise InputError(f"input {wanted.name!r} is a {wanted.dtype}: the command line gives tensors only; use hasten.compile(...).run({{...}}) in Python.")
     return list(compiled.inputs)  # type: ignore[arg-type]
+
+
+def declared_inputs(path: Path) -> list[Input]:
+    """The inputs that a .onnx file declares; InputError where one is no tensor."""
+    import onnx_ir as ir
+
+    from hasten.frontends import load_graph
+
+    found: list[Input] = []
+    for value in load_graph(path).graph.inputs:
+        if not isinstance(value.type, ir.TensorType) or value.shape is None:
+            raise InputError(f"{path.name}: input {value.name!r} is {value.type or 'of no known type'}: the command line gives tensors of known rank only.")
+        shape = tuple(size if isinstance(size, int) else size.value for size in value.shape)
+        found.append(Declared(value.name or "", value.type.dtype.numpy().name, shape))
+    return found
 
 
 def make_feeds(

@@ -14,8 +14,8 @@ RATIOS = (
     "band around 1 is what counts as no difference. Models are sorted by the lead over the best engine."
 )
 ERRORS = (
-    "Errors are the largest difference from the reference, relative to the largest value of the output. An engine further up and right is better in both; "
-    "one that is right and below is faster because it is less exact."
+    "Errors are the largest difference from the model computed in float64 (models for which that failed are left out), relative to the largest value of the "
+    "output. An engine further up and right is better in both; one that is right and below is faster because it is less exact."
 )
 METHOD = (
     "Every engine ran in a process of its own and was stopped while others had their turn. In each round all took a turn, in an order drawn anew; ratios are "

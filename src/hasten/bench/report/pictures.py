@@ -21,6 +21,7 @@ CORNERS = {
     UP: ((0, -1.15), (1.15, 0.95), (-1.15, 0.95)),
     DOWN: ((0, 1.15), (1.15, -0.95), (-1.15, -0.95)),
 }
+TRUTH = "float64"  # the reference that errors are errors against
 LEAST_ERROR = 1e-9  # an error of nothing is drawn here
 DRIFT_POINTS = 120  # more rounds than this are drawn in groups
 
@@ -126,6 +127,8 @@ def speed_and_error(summary: Summary, threads: int, width: float = 1000.0) -> Ma
 
 def _points(summary: Summary, threads: int) -> Iterator[_Point]:
     for block in summary.of_threads(threads):
+        if block.subject.reference != TRUTH:
+            continue  # differences from another engine are no errors
         for number, name in enumerate(summary.engines):
             line = block.line(name)
             if line and line.seconds and (line.ratio or name == summary.base) and line.entry.error is not None and math.isfinite(line.entry.error):
