@@ -35,13 +35,12 @@ ALLOWED: dict[str, dict[Tile, dict[Tile, int]]] = {
 }
 
 UNKNOWN_SIZE = 32  # what a height or width that is not known counts as; an unknown batch counts as one
-GAIN = 1.05  # by how much it must be expected to beat the direct kernel
+GAIN = 1.05  # by how much the direct kernel must be expected to be beaten
 
-# Cycles of one core for a vector of channels of one tile, and for what a product needs beyond its multiplications.
-INPUT_CYCLES = {16: 60.0, 24: 100.0, 36: 150.0}
-OUTPUT_CYCLES = {16: 60.0, 24: 100.0, 36: 150.0}
-TILE_CYCLES = 250.0  # addresses of a tile
-CACHE_BYTES, BYTES_A_CYCLE = 1 << 20, 5.0  # weights beyond the cache are read anew for every strip of tiles
+# Time in multiplications of whole vectors (terms: see direct_terms and winograd_terms), fitted to times of
+# benchmarks/kernels/winograd_sweep.py, weights coming from memory.
+DIRECT_COST = (0.905, 0.044, 5200.0)
+WINOGRAD_COST = (0.98, 3.15, 0.063, 6350.0)
 
 
 def winograd_problem(
@@ -51,16 +50,17 @@ def winograd_problem(
     suits = problem.strides == problem.dilations == (1, 1) and problem.group == 1 and problem.unit_channels
     if not suits or not np.isfinite(weights).all():
         return None
-    allowed = ALLOWED[precision].get(problem.kernel, {})
     sizes = (_size(batch, 1), _size(oh, UNKNOWN_SIZE), _size(ow, UNKNOWN_SIZE))
     known = all(isinstance(d, int) for d in (batch, oh, ow))
-    best, least = None, direct_cycles(problem, isa, sizes) / GAIN
-    for outputs, channels in allowed.items():
+    best, least = None, _dot(DIRECT_COST, direct_terms(problem, isa, sizes)) / GAIN
+    for outputs, channels in ALLOWED[precision].get(problem.kernel, {}).items():
+        if problem.channels < channels:
+            continue
         tiles = sizes[0] * math.prod(-(-s // m) for s, m in zip(sizes[1:], outputs, strict=True))
         candidate = WinogradProblem(problem.channels, problem.outputs, problem.kernel, outputs, tiles if known else None)
-        cycles = winograd_cycles(candidate, isa, tiles)
-        if problem.channels >= channels and cycles < least:
-            best, least = candidate, cycles
+        cost = _dot(WINOGRAD_COST, winograd_terms(candidate, isa, tiles))
+        if cost < least:
+            best, least = candidate, cost
     return best
 
 
@@ -68,27 +68,27 @@ def _size(d: DimLike, unknown: int) -> int:
     return d if isinstance(d, int) else unknown
 
 
-def direct_cycles(problem: ConvProblem, isa: Isa, sizes: tuple[int, int, int]) -> float:
-    """Estimated cycles of the direct kernel for `sizes`: images, height and width of the outputs."""
-    plan = tile.plan(isa, problem.outputs, sizes[2], slack=True)
-    panels = -(-problem.outputs // plan.width)
-    columns = panels * plan.vectors
-    return float(sizes[0] * sizes[1] * sizes[2] * problem.taps * problem.channels * columns)
+def _dot(cost: tuple[float, ...], terms: tuple[float, ...]) -> float:
+    return sum(c * t for c, t in zip(cost, terms, strict=True))
 
 
-def winograd_cycles(problem: WinogradProblem, isa: Isa, tiles: int) -> float:
-    """Estimated cycles of a Winograd kernel for that many tiles."""
-    layout = winograd.layout(problem, isa)
-    plan, lanes = layout.plan, isa.lanes(32)
-    columns = -(-problem.outputs // plan.width) * plan.vectors
-    least = plan.rows[-1]
-    rows = -(-tiles // least) * least
-    products = problem.points * problem.channels * columns
-    transforms = tiles * (INPUT_CYCLES[problem.points] * math.ceil(problem.channels / lanes) + OUTPUT_CYCLES[problem.points] * columns + TILE_CYCLES)
-    strips = -(-tiles // layout.tiles)
-    weight_bytes = products * plan.lanes * 4
-    reading = max(0.0, strips * (weight_bytes - CACHE_BYTES) / BYTES_A_CYCLE)
-    return max(rows * products, reading) + transforms
+def direct_terms(problem: ConvProblem, isa: Isa, sizes: tuple[int, int, int]) -> tuple[float, ...]:
+    """What the direct kernel does for `sizes` (images, height and width of the outputs): multiplications, bytes of weights, a call."""
+    n, oh, ow = sizes
+    plan = tile.plan(isa, problem.outputs, ow, slack=True)
+    steps = problem.taps * problem.channels
+    return n * oh * steps * tile.step_cycles(isa, plan, problem.outputs, ow), steps * problem.outputs * 4.0, 1.0
+
+
+def winograd_terms(problem: WinogradProblem, isa: Isa, tiles: int) -> tuple[float, ...]:
+    """What a Winograd kernel does for that many tiles: multiplications, vectors transformed, bytes of weights read, a call."""
+    of = winograd.layout(problem, isa)
+    strips = -(-tiles // of.tiles)
+    rows = [tiles * (i + 1) // strips - tiles * i // strips for i in range(strips)]
+    steps = problem.points * problem.channels
+    products = steps * sum(tile.step_cycles(isa, of.plan, problem.outputs, r) for r in rows)
+    vectors = tiles * problem.points * sum(-(-size // isa.lanes(32)) for size in (problem.channels, problem.outputs))
+    return products, vectors, strips * steps * problem.outputs * 4.0, 1.0
 
 
 @dataclass(frozen=True)
