@@ -23,7 +23,7 @@ from hasten.bench.peers.revision import source_of
 BFLOAT16 = 2e-2  # three or so roundings of 2^-9 in a row
 FLOAT32 = 1e-5  # sums of a few dozen terms
 
-SPECS = ["hasten", "hasten:isa=avx2,precision=strict", "onnxruntime", "openvino", "openvino:precision=bf16"]
+SPECS = ["hasten", "hasten:isa=avx2,precision=strict", "onnxruntime", "openvino", "openvino:precision=bf16", "torch", "torch:dtype=bf16"]
 
 
 def engine(text: str) -> tuple[EngineSpec, Peer]:
@@ -104,6 +104,23 @@ def test_computes_anew_at_every_call(spec: str, small: Path) -> None:
     check(run(strided), expected(small, other), spec)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["torch_compile", "torch_compile:dtype=bf16"])
+def test_compiled_by_torch(spec: str, small: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        run, first = start(spec, small, tmp_path / "cache").run, feeds()
+        check(run(first), expected(small, first), spec)
+        first["x"] *= -2
+        check(run(first), expected(small, first), spec)
+    assert any((tmp_path / "cache").iterdir())
+
+
+def test_torch_compile_says_that_it_needs_a_compiler(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(MissingDependency, match="needs a C\\+\\+ compiler, and there is no no-such-compiler"):
+        start("torch_compile", small)
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_warm_start_computes_the_same(spec: str, small: Path, tmp_path: Path) -> None:
     want = expected(small, feeds())
@@ -146,6 +163,7 @@ def test_a_broken_model_is_refused(name: str, tmp_path: Path) -> None:
         ("openvino:speed=11", r"no option 'speed'; it has: precision"),
         ("openvino:precision=f8", r"precision is one of f32, bf16, default"),
         ("onnxruntime:precision=f32", r"no option 'precision'; it has: none"),
+        ("torch:dtype=f16", r"dtype is one of f32, bf16"),
         ("hasten:source=/nowhere", r"/nowhere has no package `hasten`"),
     ],
 )
@@ -215,6 +233,3 @@ def test_refused_revisions(checkout: Path, tmp_path: Path) -> None:
     for bad in ("no-such-branch", "--all"):
         with pytest.raises(InputError, match=f"hasten@{bad}: "):
             source_of(bad, tmp_path, checkout)
-    with pytest.raises(InputError, match="onnxruntime has no revisions"):
-        peers.load_options(EngineSpec.parse("onnxruntime@1.20"), tmp_path)
-    assert peers.load_options(EngineSpec.parse("openvino:precision=bf16"), tmp_path) == {"precision": "bf16"}

@@ -11,11 +11,10 @@ import importlib
 import importlib.metadata
 import importlib.util
 from importlib.metadata import EntryPoint
-from pathlib import Path
 from typing import cast
 
 from hasten.base.errors import InputError, MissingDependency
-from hasten.bench.peer import EngineSpec, Peer
+from hasten.bench.peer import Peer
 
 GROUP = "hasten.peers"  # of entry points
 
@@ -23,6 +22,8 @@ MODULES = {
     "hasten": "hasten.bench.peers.hasten",
     "onnxruntime": "hasten.bench.peers.onnxruntime",
     "openvino": "hasten.bench.peers.openvino",
+    "torch": "hasten.bench.peers.torch",
+    "torch_compile": "hasten.bench.peers.torch_compile",
 }
 
 
@@ -46,20 +47,6 @@ def find(name: str) -> Peer:
         everything = ", or the usual peers with pip install 'hasten[bench]'" if name in MODULES and "torch" not in missing else ""
         raise MissingDependency(f"the peer {name} needs {' and '.join(missing)}: pip install {' '.join(missing)}{everything}")
     return peer
-
-
-def load_options(spec: EngineSpec, folder: Path) -> dict[str, str]:
-    """The options to load an engine with. A revision becomes the option `source` of the peer hasten: its tree, unpacked under `folder`.
-
-    Raises InputError where a revision is asked of another engine, or is unknown.
-    """
-    from hasten.bench.peers.revision import source_of
-
-    if not spec.revision:
-        return dict(spec.options)
-    if spec.peer != "hasten":
-        raise InputError(f"{spec}: {spec.peer} has no revisions to choose from; install the one that you want.")
-    return {**spec.options, "source": str(source_of(spec.revision, folder))}
 
 
 def _entry_points() -> dict[str, EntryPoint]:
