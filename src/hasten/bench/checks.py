@@ -21,7 +21,7 @@ STAND_IN = "onnxruntime"  # the reference where there is no better one
 REMEMBERED = 2.0  # times as long with new inputs: the answers to old ones are remembered
 SLACK_NS = 20_000  # of a clock and a cache, in that comparison
 CHANGE = 1e-4  # of the largest value: less may be rounding
-PROBE_SECONDS = 0.1
+PROBE_SECONDS = (0.1, 1.0)  # the second time to be sure
 
 
 def before(subject: Subject, answers: Sequence[tuple[Seat, Mapping[str, Any]]], truth: Mapping[str, Any] | None, design: Design) -> Mapping[str, Any]:
@@ -65,8 +65,11 @@ def _usage(seat: Seat) -> None:
 
 
 def _anew(seat: Seat) -> None:
-    seen, fresh = seat.engine.probe(PROBE_SECONDS)
-    if fresh > REMEMBERED * seen + SLACK_NS:
+    for seconds in PROBE_SECONDS:
+        seen, fresh = seat.engine.probe(seconds)
+        if fresh <= REMEMBERED * seen + SLACK_NS:
+            break
+    else:
         seat.entry.trouble = f"it remembers answers: a call with inputs it has seen takes {seen / 1e6:.3g} ms, with new ones {fresh / 1e6:.3g} ms"
 
 
@@ -89,13 +92,11 @@ def _follow(seats: Sequence[Seat], feeds: Feeds, design: Design) -> list[str]:
     for seat, _, change in found:
         if change < CHANGE * min(1.0, largest):
             seat.entry.trouble = "its answers do not follow the inputs: those to changed inputs are the same"
-    best, expected = min(alive, key=lambda one: math.inf if one[0].entry.error is None else one[0].entry.error)
-    for seat, new in alive:
-        if seat is not best and (difference := largest_difference(new, expected)).relative > design.tolerance:
-            seat.entry.trouble = f"wrong with changed inputs: {difference}, against {best.entry.engine}"
     for seat, failure in refused:
         seat.entry.trouble = f"with changed inputs: {failure}"
-    return []
+    best, expected = min(alive, key=lambda one: math.inf if one[0].entry.error is None else one[0].entry.error)
+    apart = [(seat, difference) for seat, new in alive if (difference := largest_difference(new, expected)).relative > design.tolerance]
+    return [f"with changed inputs {seat.entry.engine} is far from {best.entry.engine}: {difference}" for seat, difference in apart]
 
 
 def _change(new: Mapping[str, Any], old: Mapping[str, Any]) -> float:

@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ from hasten.bench.results import Entry, Run, Subject
 from hasten.bench.rounds import Design, Seat, play
 
 OURS = "hasten"  # the peer that has revisions
+FIRST_PAUSE = 1.0  # seconds between first looks at a busy machine
 WORKPLACE = "hasten-bench-"  # folders of this name and a process's number hold engines' caches while it runs
 
 
@@ -81,7 +83,7 @@ class _Experiment:
         run = self._run
         run.design = {**asdict(self._design), "engines": [str(spec) for spec in engines], "threads": self._threads}
         self._progress(Progress("", max(self._threads), "check"))
-        self._look(Watch(max(self._threads)).check())
+        self._look(_first_look(Watch(max(self._threads))))
         self._keep(run)
         try:
             if not self._busy():
@@ -218,6 +220,15 @@ class _Sitting:
 
     def _tell(self, stage: str, entry: Entry | None = None) -> None:
         self._progress(Progress(self._subject.label, self._threads, stage, entry.engine if entry else ""))
+
+
+def _first_look(watch: Watch) -> Check:
+    """A refusal stands when three looks in a row refuse: what was started just before may still be ending."""
+    for _ in range(3):
+        if not (check := watch.check()).refusals:
+            break
+        time.sleep(FIRST_PAUSE)
+    return check
 
 
 def _subject(task: Task) -> Subject:

@@ -57,8 +57,8 @@ class Warm:
 
 @dataclass(frozen=True)
 class Turn:
-    """`loops` calls back to back, in nanoseconds; `cpu_ns` of all threads of the process and of children that ended; for `wait_ns` the calling thread was
-    ready and did not run."""
+    """`loops` calls back to back, in nanoseconds; `cpu_ns` of all threads of the process and of children that ended; `wait_ns`: how long
+    threads were ready and did not run, added up."""
 
     loops: int
     wall_ns: int

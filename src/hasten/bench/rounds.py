@@ -94,7 +94,7 @@ def play(
 def sample(turn: Turn, number: int, position: int, cpus: int) -> Sample:
     """The record of a turn on so many CPUs.
 
-    On one CPU, what a ready thread waited and no other thread of the engine worked meanwhile, other processes took. On several CPUs that cannot be told
+    On one CPU, the time in which threads of the engine were ready and none of them ran was taken by other processes. On several CPUs that cannot be told
     from threads of the engine that wait for each other.
     """
     waited = min(turn.wait_ns, max(0, turn.wall_ns - turn.cpu_ns)) if cpus == 1 else 0
