@@ -100,3 +100,11 @@ def test_product() -> None:
                        {"x": ["n", 64], "r": ["n", 32]}, ["z"], {"w": values(64, 32)}), n=48)  # fmt: skip
     (product,) = (v for k, v in found.items() if k.startswith("gemm"))
     assert product == (2 * 48 * 64 * 32 + 48 * 32, (48 * 64 + 64 * 32 + 2 * 48 * 32) * 4, 48 * 32 * 4)  # a residual is added in the kernel
+
+
+def test_recurrence() -> None:
+    sizes = {"w": (1, 32, 5), "r": (1, 32, 8)}
+    nodes = [helper.make_node("LSTM", ["x", "w", "r"], ["", "z", ""], hidden_size=8)]
+    found = rows(graph(nodes, {"x": [6, 3, 5]}, ["z"], {n: values(*s) for n, s in sizes.items()}))
+    recurrent = max(v[0] for v in found.values())
+    assert recurrent == 6 * 3 * 4 * 8 * 8 * 2  # steps, batch, gates, units, the state's units

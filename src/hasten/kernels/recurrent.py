@@ -93,6 +93,11 @@ class RecurrentSpec(KernelSpec):
     def scratch(self, call: Any) -> DimLike:
         return self.row * TILE * 5  # two of h, one of c, z and rh each
 
+    def operations(self, call: Any) -> DimLike:
+        """Those of the products: each unit of each gate takes the whole state."""
+        seq, batch, wide = call.operands[0].shape
+        return seq * batch * wide * self.hidden * 2  # type: ignore[no-any-return]
+
     def work(self, call: Any) -> DimLike:
         seq, batch, wide = call.operands[0].shape
         if len(self.cells) == 1 and (not self.wide and isinstance(batch, int) and batch == 1):

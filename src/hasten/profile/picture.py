@@ -129,7 +129,7 @@ def _roofs(frame: Frame, r: Roofline) -> Iterator[str]:
         begin = max(frame.x_low, rate / fastest)
         yield _line("roof", frame.x(begin), frame.y(rate), frame.x(frame.x_high), frame.y(rate))
         words = f"{name} {rate / 1e9:.0f} Gop/s"
-        yield _text(frame.x(frame.x_high) - 6, frame.y(rate) - 7, words, ' text-anchor="end" class="halo"')
+        yield _text(frame.x(begin) + 8, frame.y(rate) - 7, words, ' class="halo"')
     for level in r.peaks.levels:
         yield from _slope(frame, level, top)
 
