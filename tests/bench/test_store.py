@@ -85,6 +85,11 @@ def test_a_kill_keeps_what_was_appended(place: Path) -> None:
 
 def test_several_writers_at_once(place: Path) -> None:
     """Four processes make the file together and write 40 batches each."""
+    write_together(str(place), range(4))
+    assert sqlite3.connect(place).execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def write_together(place: str, seeds: range) -> None:
     program = f"""if True:
         import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})
         from synthetic import make_entry, make_run
@@ -98,14 +103,29 @@ def test_several_writers_at_once(place: Path) -> None:
                 store.append(run)
             store.finish(run)
     """
-    writers = [subprocess.Popen([sys.executable, "-c", program, str(seed)], stderr=subprocess.PIPE, text=True) for seed in range(4)]
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(seed)], stderr=subprocess.PIPE, text=True) for seed in seeds]
     for writer in writers:
         assert writer.communicate(timeout=120)[1] == ""
+    wanted = make_entry("hasten", 1e-3, rounds=400).samples
     with Store(place) as store:
-        wanted = make_entry("hasten", 1e-3, rounds=400).samples
-        kept = [store.load(line.id) for line in store.list()]
-        assert len(kept) == 4 and all(run.status == "complete" and run.subjects[0].entries[0].samples == wanted for run in kept)
-    assert sqlite3.connect(place).execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        for seed in seeds:
+            run = store.load(make_run(["hasten"], {"m.onnx": 1e-3}, rounds=0, seed=seed).id)
+            assert run.status == "complete" and run.subjects[0].entries[0].samples == wanted
+
+
+@pytest.mark.skipif("HASTEN_TEST_DATABASE" not in os.environ, reason="needs an empty database: HASTEN_TEST_DATABASE=postgresql+psycopg://...")
+def test_another_database() -> None:
+    place = os.environ["HASTEN_TEST_DATABASE"]
+    write_together(place, range(4))
+    run = make_run(threads=(1, 2), rounds=2000, seed=9)
+    run.subjects[0].entries[1].error = float("inf")
+    with Store(place) as store:
+        store.begin(run)
+        store.append(run)
+        base, peer = run.subjects[0].entries[:2]
+        store.finish(run, [{"entry": peer, "base": base, "word": "better", "facts": {"ratio": 1.6}}])
+    with Store(place, create=False) as store:
+        assert store.load(run.id) == run and len(store.list()) == 5
 
 
 def test_a_hundred_thousand_samples(place: Path) -> None:

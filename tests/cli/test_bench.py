@@ -22,6 +22,7 @@ pytest.importorskip("sqlalchemy", reason="needs hasten[bench]")
 
 from synthetic import ENGINES, make_entry, make_run  # noqa: E402
 
+import hasten  # noqa: E402
 from hasten.base.errors import CorruptFile, InputError  # noqa: E402
 from hasten.bench.export import read  # noqa: E402
 from hasten.bench.results import Run  # noqa: E402
@@ -308,7 +309,8 @@ def test_a_real_interruption(digits: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     command = [sys.executable, "-m", "hasten.cli", "bench", digits, "-p", "onnxruntime", "--budget", "60", "--band", "0.01%", "--no-starts", "--even-if-busy",
                "--store", tmp_path / "s.sqlite"]  # fmt: skip
-    process = subprocess.Popen([os.fspath(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    here = {**os.environ, "PYTHONPATH": str(Path(hasten.__file__).parents[1])}
+    process = subprocess.Popen([os.fspath(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=here)
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline and not _samples(tmp_path / "s.sqlite"):
         time.sleep(0.2)
@@ -316,7 +318,7 @@ def test_a_real_interruption(digits: Path, tmp_path: Path) -> None:
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted; what was measured is kept as run" in stderr and "classify_mnist_cnn" in stdout, stderr
     run = Store(tmp_path / "s.sqlite", create=False).load()
-    assert run.status == "interrupted" and len(run.subjects[0].entries[0].samples) >= 3
+    assert run.status == "interrupted" and all(len(entry.samples) >= 3 for entry in run.subjects[0].entries)
 
 
 def _samples(place: Path) -> int:

@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from hasten.bench import schema as t
 
 SQLITE_HEAD = b"SQLite format 3\0"
 LOCK_SECONDS = 60  # how long a writer waits for the others
+RETRY_SECONDS = 0.5
 DAMAGE = ("malformed", "not a database", "disk i/o error", "corrupt")
 SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
 OTHER_PLACE = "It is left as it is; give another place with --store, or move it away."
@@ -80,7 +82,7 @@ class Store:
             sa.event.listen(self._engine, "connect", _set_up_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
         with self._told():
-            self._check_tables(create)
+            self._open(create)
 
     def __enter__(self) -> Store:
         return self
@@ -223,6 +225,14 @@ class Store:
             raise InputError(f"the store {self.place} cannot be read: {error.strerror or error}. Give another place with --store.") from None
         if head and head != SQLITE_HEAD:
             raise CorruptFile(f"{self.place} is no SQLite database, or its beginning is damaged. {OTHER_PLACE}")
+
+    def _open(self, create: bool) -> None:
+        """Where two make the tables of one database at once, one of them fails and finds them made when it looks again."""
+        try:
+            self._check_tables(create)
+        except sa.exc.DBAPIError:
+            time.sleep(RETRY_SECONDS)
+            self._check_tables(create)
 
     def _check_tables(self, create: bool) -> None:
         """The version of the store; an empty database gets its tables."""
