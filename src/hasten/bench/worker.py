@@ -42,6 +42,7 @@ class Worker:
         self._run: Any = None
         self._runner: Any = None
         self._feeds: dict[str, Any] = {}
+        self._nudges = 0  # changed inputs so far: no two are alike
 
     def load(self, peer: str, options: Mapping[str, str], model: str, threads: int, cache: str | None, feeds: Mapping[str, Any]) -> tuple[Any, ...]:
         """Load, and answer once."""
@@ -110,7 +111,8 @@ class Worker:
         until = time.monotonic_ns() + round(seconds * 1e9)
         try:
             for step in range(PROBES[1]):
-                overwrite(self._feeds, nudged(kept, step + 1))
+                self._nudges += 1
+                overwrite(self._feeds, nudged(kept, self._nudges))
                 fresh.append(self._call())
                 for times in ([], seen):  # the first call with the old inputs would be new to a memory of one
                     overwrite(self._feeds, kept)
