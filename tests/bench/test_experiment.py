@@ -161,6 +161,8 @@ def test_constant_inputs_and_texts_can_be_changed() -> None:
     for new in (altered(feeds), nudged(feeds, 1)):
         assert (new["zeros"] != 0).all() and new["zeros"].dtype == np.float32 and new["zeros"].shape == (2, 3)
         assert new["length"] is feeds["length"] and new["text"] is feeds["text"]  # beside floats they stay
+    half = {"x": np.ones(3, np.float16)}
+    assert len({float(nudged(half, step)["x"][0]) for step in range(10)}) == 10
     ids = {"ids": np.arange(5)}
     assert list(altered(ids)["ids"]) == [4, 3, 2, 1, 0] and list(nudged(ids, 2)["ids"]) == [3, 4, 0, 1, 2]
 

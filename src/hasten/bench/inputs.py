@@ -30,23 +30,25 @@ def overwrite(feeds: dict[str, Any], new: Mapping[str, Any]) -> None:
 
 
 def nudged(feeds: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """Feeds that no step before had and that cost the same: floats moved by some millionths; without floats, elements shifted by `step`."""
+    """Feeds that no step before had and that cost the same: floats moved by some units of their last place; without floats, elements shifted by
+    `step`."""
     import numpy as np
 
-    return _changed(feeds, lambda x: x * (1 + step * 2.0**-20) + step * 2.0**-20, lambda x: np.roll(x, step))
+    return _changed(feeds, lambda x, unit: x * (1 + 4 * step * unit) + 4 * step * unit, lambda x: np.roll(x, step))
 
 
 def altered(feeds: Mapping[str, Any]) -> dict[str, Any]:
     """Feeds of the same kind that ask for another answer: elements in reverse order, floats nine tenths as large."""
-    return _changed(feeds, lambda x: 0.9 * x.ravel()[::-1].reshape(x.shape) + 0.01, lambda x: x.ravel()[::-1].reshape(x.shape))
+    return _changed(feeds, lambda x, unit: 0.9 * x.ravel()[::-1].reshape(x.shape) + 0.01, lambda x: x.ravel()[::-1].reshape(x.shape))
 
 
-def _changed(feeds: Mapping[str, Any], floats: Callable[[Any], Any], others: Callable[[Any], Any]) -> dict[str, Any]:
-    """Integers and texts are changed only where there are no floats: beside floats they tend to be lengths, axes and rates."""
+def _changed(feeds: Mapping[str, Any], floats: Callable[[Any, float], Any], others: Callable[[Any], Any]) -> dict[str, Any]:
+    """`floats` gets float64 and the type's unit of the last place of 1. Integers and texts are changed only where there are no floats: beside floats they
+    tend to be lengths, axes and rates."""
     import numpy as np
 
     arrays = {name: value for name, value in feeds.items() if isinstance(value, np.ndarray) and value.size}
     real = {name: value for name, value in arrays.items() if np.issubdtype(value.dtype, np.floating)}
     if real:
-        return {**feeds, **{name: floats(value.astype(np.float64)).astype(value.dtype) for name, value in real.items()}}
+        return {**feeds, **{name: floats(value.astype(np.float64), float(np.finfo(value.dtype).eps)).astype(value.dtype) for name, value in real.items()}}
     return {**feeds, **{name: others(value) for name, value in arrays.items()}}
