@@ -115,6 +115,12 @@ def test_models_of_one_name_are_told_apart(invoke: Any, fake: dict[str, Any], di
     assert [task.label for task in fake["tasks"]] == ["a/m", "b/m", "classify_mnist_cnn"]
 
 
+def test_all_models_that_cannot_be_fed_are_told_at_once(invoke: Any, fake: dict[str, Any], example_models: Path) -> None:
+    result = invoke("bench", *(example_models / f"face_{name}.onnx" for name in ("mtcnn_pnet", "yunet_n", "ultraface_rfb320")))
+    assert result.exit_code == 1 and "2 of 3 models cannot be fed" in result.stderr and "tasks" not in fake
+    assert "face_mtcnn_pnet.onnx: input" in result.stderr and "face_yunet_n.onnx: input" in result.stderr and "--dim height=SIZE" in result.stderr
+
+
 def test_json_alone_on_stdout(invoke: Any, fake: dict[str, Any], digits: Path) -> None:
     found = json.loads(invoke("bench", digits, "-p", "ncnn", "--json").stdout)
     assert [engine["engine"] for engine in found["models"][0]["engines"]] == ["hasten", "ncnn"] and found["status"] == "complete"

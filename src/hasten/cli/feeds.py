@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 TEXT_DTYPES = frozenset({"str", "string", "object"})
+NO_NAMES = (None, "", "?", "None")  # what exporters write for sizes that have no name
 HOW_TO_GIVE = """\
   --input NAME=@file.npy       an array (also @file.npz:KEY)
   --input NAME=@picture.png    a picture (see also --resize, --scale, --mean, --std, --layout, --bgr)
@@ -67,7 +68,7 @@ def declared_inputs(path: Path) -> list[Input]:
     for value in load_graph(path).graph.inputs:
         if not isinstance(value.type, ir.TensorType) or value.shape is None:
             raise InputError(f"{path.name}: input {value.name!r} is {value.type or 'of no known type'}: the command line gives tensors of known rank only.")
-        shape = tuple(size if isinstance(size, int) else size.value for size in value.shape)
+        shape = tuple(size if isinstance(size, int) else None if size.value in NO_NAMES else size.value for size in value.shape)
         found.append(Declared(value.name or "", value.type.dtype.numpy().name, shape))
     return found
 

@@ -94,13 +94,13 @@ def measure_models(
     baseline = gates.load(gate) if gate else None
     pictures = PictureOptions.parse(resize, scale, mean, std, layout, bgr)
     feeding = {"sources": inputs or (), "dims": dims or (), "seed": seed, "default": "random", "pictures": pictures, "stray_dims": len(models) > 1}
-    tasks = [_task(model, models, feeding) for model in models]
+    tasks = _tasks(models, feeding)
     design = Design(seconds=budget, most_rounds=rounds, band=band, seed=seed, starts=starts, even_if_busy=even_if_busy)
     with Store(store) as place:
         keeper = Keeper(place, _command())
         with Live(len(tasks), not json, keeper.keep) as live:
             run = measure(tasks, engines, threads or [1], design, live.progress, live.keep, references=_references())
-        live.show_done(len(run.subjects))
+            live.show_done(len(run.subjects))
         summary = summarise(run, str(engines[0]))
         kept = keeper.finish(run, list(summary.verdicts()))
     _tell(summary, kept, json)
@@ -128,6 +128,23 @@ def _check_files(report: Sequence[Path], export: Sequence[Path]) -> None:
         reports.check(path)
     for path in export:
         samples.check(path)
+
+
+def _tasks(models: Sequence[Path], feeding: dict[str, Any]) -> list[Task]:
+    """All models with their inputs; what is wrong with any of them is told at once."""
+    from hasten.base.errors import HastenError, InputError
+
+    made, troubles = [], []
+    for model in models:
+        try:
+            made.append(_task(model, models, feeding))
+        except HastenError as error:
+            troubles.append((model, error))
+    if len(troubles) == 1:
+        raise troubles[0][1]
+    if troubles:
+        raise InputError(f"{len(troubles)} of {len(models)} models cannot be fed:\n" + "\n".join(f"  {model.name}: {error}" for model, error in troubles))
+    return made
 
 
 def _task(model: Path, models: Sequence[Path], feeding: dict[str, Any]) -> Task:

@@ -13,6 +13,7 @@ from hasten.bench.summary import Block, Line, Summary
 from hasten.cli.console import data, note, table
 
 STYLES = {"good": "green", "bad": "red", "even": "", "open": "yellow"}
+WIDE, ESSENTIAL = 120, 6  # in narrower terminals so many columns are shown
 CHANGES = {"slower": "red", "missing": "red", "undecided": "yellow", "faster": "green"}
 
 
@@ -21,7 +22,8 @@ def show_block(block: Block, base: str) -> None:
     console = data()
     console.print(Text.assemble((block.name, "bold"), f"  {count_text(block.threads, 'thread')}, {', '.join(block.subject.inputs.values())}"))
     columns = ("engine", ">a call", f">time / {base}'s", ">95% interval", "verdict", ">error", ">cold / warm start", ">peak memory", ">rounds")
-    console.print(table(*columns, rows=[_row(line, first=line is block.base) for line in block.lines]))
+    shown = len(columns) if console.width >= WIDE else ESSENTIAL
+    console.print(table(*columns[:shown], rows=[_row(line, first=line is block.base)[:shown] for line in block.lines]))
     for line in block.lines:
         if line.entry.trouble:
             note(f"{block.name}: {line.entry.engine} has no figures: {line.entry.trouble}")
