@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hasten.base.errors import InputError
-from hasten.cli.feeds import make_feeds
+from hasten.cli.feeds import Declared, declared_inputs, make_feeds
 
 
 @pytest.fixture
@@ -153,3 +153,23 @@ def test_which_input(tensor: Any, image: Any) -> None:
 def test_what_the_command_line_cannot_make(tensor: Any) -> None:
     with pytest.raises(InputError, match="feed it from Python"):
         make_feeds([tensor("x", "sequence(float32)", ())], ["x=random"])
+
+
+def test_inputs_as_a_file_declares_them(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto as T
+    from onnx import helper as h
+
+    def save(*inputs: Any) -> Path:
+        nodes = [h.make_node("Identity", [inputs[0].name], ["y"])]
+        graph = h.make_graph(nodes, "g", list(inputs), [h.make_value_info("y", inputs[0].type)])
+        onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 18)]), tmp_path / "m.onnx")
+        return tmp_path / "m.onnx"
+
+    path = save(h.make_tensor_value_info("x", T.FLOAT, ["n", 3, "?", None]), h.make_tensor_value_info("k", T.BFLOAT16, []),
+                h.make_tensor_value_info("s", T.STRING, [2]))  # fmt: skip
+    assert declared_inputs(path) == [Declared("x", "float32", ("n", 3, None, None)), Declared("k", "bfloat16", ()), Declared("s", "object", (2,))]
+    assert make_feeds(declared_inputs(path), ["x=zeros"], ["x:2=5", "x:3=6"], default="random").arrays["x"].shape == (1, 3, 5, 6)
+    sequence = h.make_tensor_sequence_value_info("q", T.FLOAT, None)
+    with pytest.raises(InputError, match="m.onnx: input 'q' is .*: the command line gives tensors of known rank only"):
+        declared_inputs(save(sequence))
