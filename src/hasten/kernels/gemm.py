@@ -13,16 +13,17 @@ from typing import Literal
 
 import numpy as np
 
+from hasten.base import dims as D
 from hasten.base.dims import DimLike
-from hasten.codegen.builder import Function, V, vector
+from hasten.codegen.builder import Function, V
 from hasten.codegen.isa import Isa
 from hasten.kernels import moves, tile
+from hasten.kernels.gemm_right import Right
 from hasten.kernels.moves import FLOAT
 from hasten.kernels.packing import pack_panels
 from hasten.kernels.tile import Blocks, Epilogue, Plan, Rows, Sink
 
-STRIP_BYTES = 384 << 10  # of A: stays in the second level cache beside a panel of B
-MOST_DOT_ROWS = 2  # rows of A for which columns of B are not transposed first
+STRIP_BYTES = {True: 384 << 10, False: 4 << 20}  # of A, for a packed B (both stay in the second level cache) and another
 PAD = 16  # elements added to a row pitch that aliases
 
 
@@ -127,24 +128,20 @@ def _layout(problem: GemmProblem, isa: Isa) -> _Layout:
         assert k is not None
         pitch = k + PAD if tile.aliases(k * FLOAT, most) else k
     limited = copies or (problem.b == "packed" and k is not None)
-    strip = max(most, STRIP_BYTES // ((pitch or k or 1) * FLOAT) // most * most) if limited and k else None
+    strip = max(most, STRIP_BYTES[problem.b == "packed"] // ((pitch or k or 1) * FLOAT) // most * most) if limited and k else None
     return _Layout(plan, copies, pitch if most > 1 else 0, strip)
 
 
 def gemm_scratch_bytes(problem: GemmProblem, isa: Isa, m: DimLike, n: DimLike, k: DimLike) -> DimLike:
     """Bytes of scratch for each thread (64-byte aligned)."""
     layout = _layout(problem, isa)
-    total: DimLike = _strip_bytes(layout)
+    total: DimLike = 0
+    if layout.copies:
+        assert layout.strip is not None and layout.pitch is not None
+        total = D.minimum(D.ceildiv(m, layout.tallest) * layout.tallest, layout.strip) * (layout.pitch * FLOAT)
     if problem.b != "packed":
         total = total + k * (layout.plan.width * FLOAT)
     return total
-
-
-def _strip_bytes(layout: _Layout) -> int:
-    if not layout.copies:
-        return 0
-    assert layout.strip is not None and layout.pitch is not None
-    return (layout.strip * layout.pitch * FLOAT + 63) // 64 * 64
 
 
 def emit_gemm(
@@ -164,7 +161,11 @@ class _Gemm:
         self.plan = self.layout.plan
         self.k: int | V = problem.k if problem.k is not None else arg["k"]
         self.n: int | V = problem.n if problem.n is not None else arg["n"]
-        self.scratch = arg["scratch"]
+        self.strip = arg["scratch"]
+        self.right: Right | None = None
+        if problem.b != "packed":
+            self.right = Right(f, problem, self.plan, arg, self.k, self.n)
+            self.strip = f.at(arg["scratch"], self.k, self.plan.width * FLOAT)
 
     def emit(self) -> None:
         """This thread's blocks of rows (over all batches) x panels."""
@@ -203,111 +204,22 @@ class _Gemm:
         whole = p.m is not None and p.m % self.layout.tallest == 0
         unrolled = tile.unrolls(self.sink, p.k)
         walk = Blocks(self.plan, rows, overlap=True, unrolled=unrolled, whole=whole)
-        with f.loop(columns[0], columns[1]) as panel:
-            column = panel * self.plan.width
-            done = f.label("panel")
-            if p.a == "rows" and p.b == "columns":
-                with f.when((rows <= MOST_DOT_ROWS) & (f.coerce(self.n, "i64") - column >= self.plan.width)):
-                    self._dots(
-                        f.at(arg["a"], batch.a + first * arg["as_m"], FLOAT), rows, matrix, column, epilogue
-                    )
-                    f.jump(done)
-            b, b_bytes = self._panel(matrix, panel, column, rows)
 
-            def compute(t: tile.Tile, start: V) -> None:
-                left = f.offset(a, start * (pitch * FLOAT))
-                t.multiply(Rows(left, pitch * FLOAT, step), b, self.k, b_bytes)
+        def left(start: V | int) -> Rows:
+            return Rows(f.offset(a, start * (pitch * FLOAT)), pitch * FLOAT, step)
 
-            tile.emit_blocks(f, walk, column, compute, epilogue)
-            f.place(done)
-
-    def _dots(self, a: V, rows: V, matrix: V, column: V, epilogue: Epilogue) -> None:
-        """A few rows by a panel of B's columns as they lie in memory: sums along k in vectors, added up at the end."""
-        f, lanes, arg = self.f, self.plan.lanes, self.arg
-        t = vector("float", lanes)
-        whole = self.k - self.k % lanes
-        tail = f.iota("i32", lanes) < f.cast(f.coerce(self.k, "i64") - whole, "i32")
-        with f.loop(0, self.plan.vectors) as v, f.loop(0, rows) as r:
-            first = column + v * lanes
-            b = Rows(f.at(matrix, first * arg["bs_n"], FLOAT), arg["bs_n"] * FLOAT)
-            groups = b.group_pointers(f, lanes)
-            row = f.at(a, r * arg["as_m"], FLOAT)
-            sums = [f.var(t, 0.0) for _ in range(lanes)]
-
-            def step(k: V | int, mask: V | None) -> None:
-                def read(p: V) -> V:
-                    place = f.at(p, k, FLOAT)
-                    return f.load(t, place) if mask is None else f.masked_load(t, place, mask)
-
-                value = read(row)  # noqa: B023
-                for j, total in enumerate(sums):  # noqa: B023
-                    total.set(f.fma(value, read(b.pointer(f, groups, j)), total.get()))  # noqa: B023
-
-            with f.loop(0, whole, lanes) as k:
-                step(k, None)
-            if not isinstance(self.k, int) or whole != self.k:
-                step(whole, tail)
-            epilogue.give(moves.add_lanes(f, [s.get() for s in sums]), r, first)
+        if self.right is None:
+            with f.loop(columns[0], columns[1]) as panel:
+                b = f.at(matrix, panel * self.k, self.plan.width * FLOAT)
+                tile.emit_blocks(f, walk, panel * self.plan.width, lambda t, start: t.multiply(left(start), b, self.k), epilogue)  # noqa: B023
+        else:
+            self.right.multiply(left, walk, matrix, columns, epilogue)
 
     def _copy_rows(self, a: V, rows: V) -> V:
         f, k, pitch = self.f, self.problem.k, self.layout.pitch
         assert k is not None and pitch is not None
         with f.loop(0, rows) as r:
             moves.copy_floats(
-                f, self.isa, f.at(self.scratch, r, pitch * FLOAT), f.at(a, r * self.arg["as_m"], FLOAT), k
+                f, self.isa, f.at(self.strip, r, pitch * FLOAT), f.at(a, r * self.arg["as_m"], FLOAT), k
             )
-        return self.scratch
-
-    # --- the right operand --------------------------------------------------------------------------------------------
-    def _panel(self, matrix: V, panel: V, column: V, rows: V) -> tuple[V, V | int | None]:
-        """Where the panel lies and its step in bytes (None: packed)."""
-        f, width = self.f, self.plan.width
-        if self.problem.b == "packed":
-            return f.at(matrix, panel * self.k, width * FLOAT), None
-        packed = f.offset(self.scratch, _strip_bytes(self.layout))
-        if self.problem.b == "columns":
-            self._transpose_panel(matrix, column, packed)
-            return packed, None
-        source = f.at(matrix, column, FLOAT)
-        if isinstance(self.n, int) and self.n % width == 0:
-            full = f.const("i1", 1)
-        else:
-            full = f.coerce(self.n, "i64") - column >= width
-        direct = full & (rows <= self.layout.tallest)
-        with f.when(~direct):
-            self._pack_panel(source, column, packed)
-        pitch = f.select(direct, self.arg["bs_k"] * FLOAT, width * FLOAT)
-        return f.select(direct, source, packed), pitch
-
-    def _pack_panel(self, source: V, column: V, packed: V) -> None:
-        """Rows of B: `width` columns of each step, missing ones zero."""
-        f, lanes = self.f, self.plan.lanes
-        t = vector("float", lanes)
-        masks = None
-        if not (isinstance(self.n, int) and self.n % self.plan.width == 0):
-            left = f.cast(f.coerce(self.n, "i64") - column, "i32")
-            masks = [f.iota("i32", lanes) + v * lanes < left for v in range(self.plan.vectors)]
-        with f.loop(0, self.k) as k:
-            row, target = f.at(source, k * self.arg["bs_k"], FLOAT), f.at(packed, k, self.plan.width * FLOAT)
-            for v in range(self.plan.vectors):
-                place = f.offset(row, v * lanes * FLOAT)
-                value = f.masked_load(t, place, masks[v]) if masks else f.load(t, place)
-                f.store(value, f.offset(target, v * lanes * FLOAT))
-
-    def _transpose_panel(self, matrix: V, column: V, packed: V) -> None:
-        """Columns of B: lanes x lanes blocks are transposed in registers. Missing columns repeat the last one."""
-        f, lanes, width = self.f, self.plan.lanes, self.plan.width
-        t = vector("float", lanes)
-        last = f.coerce(self.n, "i64") - 1
-        blocks = self.k - self.k % lanes
-        with f.loop(0, self.plan.vectors) as v:
-            first = column + v * lanes
-            source = [f.at(matrix, f.smin(first + j, last) * self.arg["bs_n"], FLOAT) for j in range(lanes)]
-            target = f.at(packed, v, lanes * FLOAT)
-            with f.loop(0, blocks, lanes) as k:
-                loaded = [f.load(t, f.at(s, k, FLOAT)) for s in source]
-                for i, value in enumerate(moves.transpose(f, loaded)):
-                    f.store(value, f.at(target, k + i, width * FLOAT))
-            with f.loop(blocks, self.k) as k:
-                scalars = [f.load("float", f.at(s, k, FLOAT)) for s in source]
-                f.store(f.pack(scalars), f.at(target, k, width * FLOAT))
+        return self.strip

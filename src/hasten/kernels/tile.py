@@ -169,28 +169,34 @@ class Tile:
     def _zero(self) -> list[list[Var]]:
         return [[self.f.var(self.type, 0.0) for _ in range(self.shape.vectors)] for _ in range(self.shape.rows)]
 
-    def multiply(self, a: Rows, b: V, count: V | int, b_bytes: int | V | None = None) -> None:
-        """acc += a[:, :count] @ b[:count]; step k of b lies at b + k * b_bytes (default: packed)."""
+    def multiply(self, a: Rows, b: V, count: V | int, b_bytes: int | V | None = None, keep: V | None = None, ahead: int = 0) -> None:
+        """acc += a[:, :count] @ b[:count]; step k of b lies at b + k * b_bytes (default: packed). `keep`: gets b packed.
+        `ahead`: so many steps of b before their use the cache is told."""
         f, splits = self.f, self.shape.splits
         pitch = b_bytes if b_bytes is not None else self.shape.width * FLOAT
         groups = a.group_pointers(f, self.shape.rows)
         if isinstance(count, int) and count <= 4:
             for i in range(count):
-                self._step(a, groups, b, f.const("i64", i), pitch, i % splits)
+                self._step(a, groups, b, f.const("i64", i), pitch, i % splits, keep, ahead)
             return
         whole = count - count % splits
         with f.loop(0, whole, splits) as first:
             for split in range(splits):
-                self._step(a, groups, b, first + split if split else first, pitch, split)
+                self._step(a, groups, b, first + split if split else first, pitch, split, keep, ahead)
         if splits > 1 and not (isinstance(count, int) and whole == count):
             with f.loop(whole, count) as left:
-                self._step(a, groups, b, left, pitch, 0)
+                self._step(a, groups, b, left, pitch, 0, keep, ahead)
 
-    def _step(self, a: Rows, groups: list[V], b: V, k: V, pitch: int | V, split: int) -> None:
+    def _step(self, a: Rows, groups: list[V], b: V, k: V, pitch: int | V, split: int, keep: V | None, ahead: int) -> None:
         f = self.f
         here = [_advance(f, g, k, a.step_bytes) for g in groups]
         step = _advance(f, b, k, pitch)
         columns = [f.load(self.type, f.offset(step, v * self.shape.lanes * FLOAT)) for v in range(self.shape.vectors)]
+        for v, column in enumerate(columns if keep is not None else ()):
+            f.store(column, f.at(f.at(keep, k, self.shape.width * FLOAT), v, self.shape.lanes * FLOAT))  # type: ignore[arg-type]
+        for v in range(self.shape.vectors if ahead else 0):
+            line = f.offset(_advance(f, b, k + ahead, pitch), v * self.shape.lanes * FLOAT)
+            f.intrinsic("llvm.prefetch", "void", [line, *(f.const("i32", x) for x in (0, 3, 1))], ["ptr"])  # to read, near, data
         for r, row in enumerate(self._acc[split]):
             value = f.splat(f.load("float", a.pointer(f, here, r)), self.shape.lanes)
             for acc, column in zip(row, columns, strict=True):
