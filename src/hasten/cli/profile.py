@@ -108,8 +108,8 @@ def _print(compiled: CompiledModel, name: str, found: Profile, roofs: Roofline |
         note(f"{count_text(len(found.kernels) - top, 'other kernel')}: {time_text(others)}; --top shows more, --json all")
     if found.call > DISTURBED * found.least_call:
         note(f"a typical call took {found.call / found.least_call:.1f}x the least: other work disturbed this, and times of several threads above all")
-    if not found.replayed and found.threads > 1:
-        note("this model's work depends on its data, so threads may have been asleep between kernels: short ones look slower than they are")
+    if not found.replayed:
+        note("this model was run step by step (host operators, or random sizes), so short kernels look slower than they are")
 
 
 TIMES = (">share", "", ">time", ">calls", ">threads", "node", "ops", "kernel")

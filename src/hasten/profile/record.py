@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from hasten.base.dims import DimLike, evaluate, parse
+from hasten.base.errors import CompileError
 from hasten.lower.report import NodeReport, Report, fused_names
 from hasten.vm.program import Call, Host
 
@@ -115,6 +116,9 @@ def assemble(report: Report, threads: int, recording: Recording) -> Profile:
     times = {}
     for (kind, number), positions in places.items():
         row = rows[kind][number]
+        instruction = recording.steps[positions[0]].instruction
+        if isinstance(instruction, Call) and instruction.kernel != row.region:
+            raise CompileError(f"call {number} of the program is {instruction.kernel}, and the report has {row.region} there")
         spent = [sum(stamps[p][1] - stamps[p][0] for p in positions) / 1e9 for stamps in recording.rounds]
         times[(kind, number)] = _kernel_time(row, fused, [recording.steps[p] for p in positions], spent)
     order = sorted(times, key=lambda key: -times[key].seconds)

@@ -1,9 +1,10 @@
 """How long each kernel of a run takes.
 
-The Program is interpreted once, and what every kernel was called with is kept. Where no size depends on data (no Read, no host op), the same
-calls are then made again in every round: in their order, in the same memory, with nothing between them, so that the caches and the pool's
-workers find what they find in a native run. Elsewhere every round is interpreted; with several threads the workers may then be asleep when a
-kernel begins, and short kernels look slower than they are (`Recording.replayed` tells which it was).
+The Program is interpreted once, and what every kernel was called with is kept. The same calls are then made again in every round: in their order,
+in the same memory, with nothing between them, so that the caches and the pool's workers find what they find in a native run. Kernels are functions of
+what lies in memory, so every round does the same. Not so where host ops take part, or where sizes are read from memory that random numbers got into:
+there every round is interpreted, caches are colder, workers may be asleep when a kernel begins, and short kernels look slower than they are
+(`Recording.replayed` tells which it was).
 
 Whole native calls are timed in the same rounds, so what is no kernel (allocation, sizes, checks, the call itself) is the difference.
 
@@ -23,10 +24,11 @@ from hasten.base.errors import ExecutionError
 from hasten.vm import abi
 from hasten.vm.callpath import Model, NativeModel
 from hasten.vm.interpreter import InterpretedModel, Run
-from hasten.vm.program import Call, Host, Read
+from hasten.vm.program import Call, Host, Program, Read
 from hasten.vm.runtime import Runtime, loaded_runtime
 
 FEWEST_ROUNDS = 5
+FRESH_SEED = "seed_"  # how kernels are called that take a seed from the clock (kernels.seed)
 Clock = Callable[[], int]
 """Nanoseconds."""
 
@@ -64,7 +66,7 @@ def record(model: Model, values: Mapping[str, Any], rounds: int | None = None, s
     cost = _cost_of_timing(runtime, clock)
     first = _Recorded(interpreted, arrays, clock)
     first.outputs()
-    replayed = not any(isinstance(i, (Read, Host)) for i in abi.walk(model.program.instructions))
+    replayed = _repeats(model.program)
     recording = Recording(first.steps, replayed)
     stop = time.perf_counter() + seconds
     while len(recording.rounds) < (rounds or FEWEST_ROUNDS) or (rounds is None and time.perf_counter() < stop):
@@ -74,6 +76,13 @@ def record(model: Model, values: Mapping[str, Any], rounds: int | None = None, s
         model.call(*arrays)
         recording.calls.append((clock() - began) / 1e9)
     return recording
+
+
+def _repeats(program: Program) -> bool:
+    """Whether the same calls in the same memory do the same again."""
+    instructions = list(abi.walk(program.instructions))
+    random = any(isinstance(i, Call) and i.kernel.startswith(FRESH_SEED) for i in instructions)
+    return not program.host_ops and not (random and any(isinstance(i, Read) for i in instructions))
 
 
 def _interpreted(model: Model) -> InterpretedModel:
