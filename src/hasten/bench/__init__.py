@@ -1,12 +1,14 @@
-"""Measuring engines so that the answer can be trusted. Models, inputs and engines go into `experiment.measure`; a `results.Run` of raw samples comes out.
+"""Measuring: which engine is faster, is it right, and do we know? In goes a model with inputs and the names of engines, out comes a `results.Run`.
 
-    experiment   a whole measurement; with it process and worker (engines in processes of their own), rounds, checks, machine, reference (float64)
-    peers        one file for each engine; a new engine is a file there, or an entry point of another package (see `peer`)
-    statistics   intervals that hold at any time of looking; verdict judges two engines by them
-    summary      a run judged: what tables, reports and gates are made from
-    store        where runs are kept; keep writes them while they are measured; export gives samples to other programs
-    report       a page, Markdown, JSON; a new form is a function in `report.FORMS`
-    changes      two runs beside each other; gate guards with them
+    experiment           the whole of it: `measure`
+    peer, peers          what an engine must offer; a file for each engine
+    worker, process      an engine in a process of its own: its side of the pipes, and ours
+    reference, compare   what is right (float64), and how far from it an answer is
+    inputs, checks       answers are checked before and after the rounds, and must follow the inputs
+    machine              whether times taken now mean anything
+    rounds               the design; turns in random order until verdicts are in
+    statistics, verdict  intervals that hold at any time of looking; better, same, undecided
+    results              the records; all else (store, export, summary, report, gate) starts from them
 
-Only `hasten.cli` prints.
+A new engine is a file in `peers` and a row of its table.
 """
