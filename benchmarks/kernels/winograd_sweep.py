@@ -1,7 +1,7 @@
-"""3x3 convolutions on one thread: the direct kernel against Winograd's with each tile, and against what the cost model of
+"""Convolutions on one thread: the direct kernel against Winograd's with each tile, and against what the cost model of
 kernels.dense_winograd chooses.
 
-    python benchmarks/kernels/winograd_sweep.py [--isa avx512] [--seconds 0.05] [--fit] [channels-outputs-size[-batch] ...]
+    python benchmarks/kernels/winograd_sweep.py [--isa avx512] [--seconds 0.05] [--fit] [channels-outputs-size[-batch[-kh-kw]] ...]
 
 Weights come from memory, as in a network that is larger than the caches: every call takes the next of several copies.
 Figures are minima of interleaved rounds, as ratios to the direct kernel; the tile that precision "high" would choose is
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from harness import Kernel, aligned, fma_peak, minima
+from winograd_accuracy import TILES, Pair
 
 from hasten.codegen import isa as isa_module
 from hasten.codegen.isa import Isa
@@ -25,7 +26,6 @@ from hasten.kernels import dense_winograd
 from hasten.kernels.conv import CONV_ARGS, ConvProblem, conv_scratch_bytes, emit_conv, pack_conv_weights
 from hasten.kernels.winograd import WinogradProblem, emit_winograd, pack_winograd_weights, winograd_scratch_bytes
 
-TILES = ((2, 2), (4, 2), (4, 4))
 MEMORY = 48 << 20  # bytes of all copies of the weights of one kernel
 
 
@@ -35,19 +35,27 @@ class Layer:
     outputs: int
     size: int
     batch: int = 1
+    kh: int = 3
+    kw: int = 3
+
+    @property
+    def taps(self) -> Pair:
+        return self.kh, self.kw
 
     @property
     def problem(self) -> ConvProblem:
-        return ConvProblem(self.channels, self.outputs, (3, 3), ow=self.size, pixel_stride=self.channels)
+        return ConvProblem(self.channels, self.outputs, self.taps, ow=self.size, pixel_stride=self.channels)
 
-    def winograd(self, tile: tuple[int, int]) -> WinogradProblem:
-        return WinogradProblem(self.channels, self.outputs, (3, 3), tile, self.tiles(tile), self.channels)
+    @property
+    def winograd(self) -> list[WinogradProblem]:
+        """One for each tile."""
+        return [WinogradProblem(self.channels, self.outputs, self.taps, tile, self.tiles(tile), self.channels) for tile in TILES[self.taps]]
 
-    def tiles(self, tile: tuple[int, int]) -> int:
+    def tiles(self, tile: Pair) -> int:
         return self.batch * math.prod(-(-self.size // m) for m in tile)
 
     def __str__(self) -> str:
-        return f"{self.channels}-{self.outputs}-{self.size}" + (f"-{self.batch}" if self.batch > 1 else "")
+        return f"{self.channels}-{self.outputs}-{self.size}-{self.batch} {self.kh}x{self.kw}"
 
 
 LAYERS = [
@@ -58,6 +66,7 @@ LAYERS = [
     *(Layer(64, 64, s) for s in (5, 6, 9, 10, 11)),
     Layer(64, 64, 7, 8),
     Layer(256, 256, 7, 4),
+    *(Layer(c, c, s, 1, *taps) for taps in ((1, 3), (1, 5), (5, 5)) for c in (16, 32, 64, 256) for s in (7, 28)),
 ]
 
 
@@ -79,7 +88,8 @@ def bound(layer: Layer, isa: Isa, emit: Callable[..., None], packed: np.ndarray,
     n, c, o, s = layer.batch, layer.channels, layer.outputs, layer.size
     kernel = Kernel(isa, [*CONV_ARGS, ("y", "ptr")], emit)
     words = {"x": aligned([n, s, s, c], 1), "y": aligned([n, s, s, o]), "scratch": aligned([scratch // 4 + 16])}
-    words |= {"n": n, "h": s, "w": s, "oh": s, "ow": s, "pad_top": 1, "pad_left": 1, "xs_n": s * s * c, "xs_y": s * c, "xs_x": c, "xs_c": 1}
+    words |= {"n": n, "h": s, "w": s, "oh": s, "ow": s, "pad_top": layer.kh // 2, "pad_left": layer.kw // 2}
+    words |= {"xs_n": s * s * c, "xs_y": s * c, "xs_x": c, "xs_c": 1}
     apart = packed.size + -packed.size % 16
     copies = aligned([max(1, MEMORY // packed.nbytes), apart])
     copies[:, : packed.size] = packed.reshape(-1)
@@ -88,15 +98,15 @@ def bound(layer: Layer, isa: Isa, emit: Callable[..., None], packed: np.ndarray,
 
 
 def calls(layer: Layer, isa: Isa) -> list[Callable[[], None]]:
-    """The direct kernel, then one for each of TILES."""
+    """The direct kernel, then one for each tile."""
     p, s = layer.problem, layer.size
-    w = aligned([layer.outputs, layer.channels, 3, 3], 2) * np.float32(0.1)
+    w = aligned([layer.outputs, layer.channels, *layer.taps], 2) * np.float32(0.1)
 
     def direct(f, isa, arg, thread, threads):
         emit_conv(f, p, isa, arg, thread, threads, Store(arg, layer.outputs))
 
     made = [bound(layer, isa, direct, pack_conv_weights(p, isa, w), int(conv_scratch_bytes(p, isa, s, s, s, s)))]
-    for problem in map(layer.winograd, TILES):
+    for problem in layer.winograd:
 
         def fewer(f, isa, arg, thread, threads, problem=problem):
             emit_winograd(f, problem, isa, arg, thread, threads, Store(arg, layer.outputs))
@@ -109,7 +119,7 @@ def chosen(layer: Layer, isa: Isa) -> int:
     """0 for the direct kernel, else the number of the tile, from 1."""
     size = layer.size
     problem = dense_winograd.winograd_problem("high", isa, layer.problem, np.zeros(1), layer.batch, size, size)
-    return 0 if problem is None else TILES.index(problem.outputs_of_tile) + 1
+    return 0 if problem is None else TILES[layer.taps].index(problem.outputs_of_tile) + 1
 
 
 def fit(times: dict[Layer, list[float]], isa: Isa) -> None:
@@ -121,8 +131,8 @@ def fit(times: dict[Layer, list[float]], isa: Isa) -> None:
     for layer, (direct, *others) in times.items():
         sizes = (layer.batch, layer.size, layer.size)
         rows["DIRECT_COST"].append([t / direct * vector for t in dense_winograd.direct_terms(layer.problem, isa, sizes)])
-        for tile, seconds in zip(TILES, others, strict=True):
-            terms = dense_winograd.winograd_terms(layer.winograd(tile), isa, layer.tiles(tile))
+        for problem, seconds in zip(layer.winograd, others, strict=True):
+            terms = dense_winograd.winograd_terms(problem, isa, layer.tiles(problem.outputs_of_tile))
             rows["WINOGRAD_COST"].append([t / seconds * vector for t in terms])
     for name, terms in rows.items():
         cost, _ = nnls(np.array(terms), np.ones(len(terms)))
@@ -142,9 +152,9 @@ def main() -> None:
     for layer in args.layers:
         times[layer] = minima(calls(layer, isa), args.seconds)
         direct, *others = times[layer]
-        marks = ["*" if k + 1 == chosen(layer, isa) else " " for k in range(len(TILES))]
-        ratios = "  ".join(f"F({m}x{n}) {direct / t:4.2f}{mark}" for (m, n), t, mark in zip(TILES, others, marks, strict=True))
-        print(f"{layer!s:14} direct {direct * 1e3:8.3f} ms  {ratios}", flush=True)
+        marks = ["*" if k + 1 == chosen(layer, isa) else " " for k in range(len(others))]
+        ratios = "  ".join(f"F({m}x{n}) {direct / t:4.2f}{mark}" for (m, n), t, mark in zip(TILES[layer.taps], others, marks, strict=True))
+        print(f"{layer!s:18} direct {direct * 1e3:8.3f} ms  {ratios}", flush=True)
     gains = {str(layer): t[0] / t[chosen(layer, isa)] for layer, t in times.items()}
     worst = min(gains, key=gains.get)
     print(f"chosen kernels: {np.exp(np.mean(np.log(list(gains.values())))):.2f} times the direct one (geometric mean), {gains[worst]:.2f} at {worst}")

@@ -8,7 +8,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+import hasten
+from hasten.base.dims import symbol
 from hasten.codegen import isa as isa_module
+from hasten.kernels.conv import ConvProblem
+from hasten.kernels.dense_winograd import winograd_problem
 from hasten.kernels.winograd import WINOGRAD_ARGS, WinogradProblem, emit_winograd, pack_winograd_weights, winograd_scratch_bytes
 from hasten.kernels.winograd_matrices import POINTS, Algorithm, algorithm
 
@@ -182,9 +186,10 @@ def test_sink_that_is_not_unrolled(level, kernel, guarded):
         check(call, level, kernel, guarded, unroll=False)
 
 
+@pytest.mark.slow
 def test_random_problems(level, kernel, guarded):
     rng = np.random.default_rng(5)
-    for _ in range(6):
+    for _ in range(10):
         kernel_size = tuple(map(int, rng.choice([1, 2, 3, 3, 3], 2)))
         tile = tuple(int(rng.integers(1, 8 - r)) if r > 1 else 1 for r in kernel_size)
         tile = tuple(min(m, 4) for m in tile)
@@ -202,3 +207,69 @@ def test_the_float64_algorithm_is_the_convolution():
     x = rng.standard_normal((call.n, call.h, call.w, p.channels))
     w = rng.standard_normal((p.outputs, p.channels, *p.kernel))
     assert np.allclose(products(call, x, w, False), reference(call, x, w), rtol=0, atol=1e-11)
+
+
+def choice(problem: ConvProblem, size, precision="highest", batch=1):
+    """The outputs of a tile that would be used; None: the direct kernel."""
+    weights = np.ones((problem.outputs, problem.channels, *problem.kernel), np.float32)
+    chosen = winograd_problem(precision, isa_module.get("avx512", cross=True), problem, weights, batch, size, size)
+    return None if chosen is None else chosen.outputs_of_tile
+
+
+def test_precision_decides_what_is_allowed():
+    for channels, tile in ((6, (2, 2)), (32, (4, 2)), (64, (4, 4))):
+        problem = ConvProblem(channels, 64, (3, 3))
+        assert choice(problem, 64, "strict") is None
+        assert choice(problem, 64, "highest") == tile
+        assert choice(problem, 64, "high") == choice(problem, 64, "medium") == (4, 4)
+
+
+def test_only_plain_convolutions_are_suitable():
+    assert choice(ConvProblem(64, 64, (3, 3)), 32) == (4, 4)
+    others = [
+        ConvProblem(64, 64, (3, 3), strides=(2, 2)),
+        ConvProblem(64, 64, (3, 3), dilations=(2, 2)),
+        ConvProblem(64, 64, (3, 3), group=2),
+        ConvProblem(64, 64, (3, 3), unit_channels=False),
+        ConvProblem(64, 64, (1, 1)),
+        ConvProblem(64, 64, (2, 2)),
+    ]
+    assert [choice(problem, 32) for problem in others] == [None] * len(others)
+    weights = np.full((64, 64, 3, 3), np.inf, np.float32)
+    assert winograd_problem("highest", isa_module.get("portable"), ConvProblem(64, 64, (3, 3)), weights, 1, 32, 32) is None
+
+
+def test_cost_decides_what_is_used():
+    assert choice(ConvProblem(256, 256, (3, 3)), 4) == (2, 2)  # one tile of 4x4 would read four times the weights for one product each
+    assert choice(ConvProblem(64, 64, (3, 3)), 2) is None
+    assert choice(ConvProblem(64, 64, (3, 3)), symbol("size"), batch=symbol("n")) == (4, 4)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_in_a_model_with_sizes_of_the_call(dims):
+    """The same compiled model at several sizes: bias, residual and ReLU in the kernel's epilogue."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(3)
+    w = rng.standard_normal((24, 24, *[3] * dims)).astype(np.float32)
+    b = rng.standard_normal(24).astype(np.float32)
+    shape = ["n", 24, *["h", "w"][-dims:]]
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1] * (2 * dims)),
+        helper.make_node("Add", ["c", "x"], ["s"]),
+        helper.make_node("Relu", ["s"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(w, "w"), numpy_helper.from_array(b, "b")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    compiled = hasten.compile(model, isa="portable", threads=2)
+    assert any("Winograd" in node.algorithm for node in compiled.report().nodes)
+    for n, size in ((1, 1), (2, 9), (1, 40)):
+        x = rng.standard_normal((n, 24, *[size] * dims)).astype(np.float32)
+        call = Call(WinogradProblem(24, 24, (3, 3), TWO), n, size if dims == 2 else 1, size)
+        taps = w if dims == 2 else np.pad(w[:, :, None], ((0, 0), (0, 0), (1, 1), (0, 0)))
+        image = x.reshape(n, 24, -1, size).transpose(0, 2, 3, 1).astype(np.float64)
+        want = np.maximum(reference(call, image, taps.astype(np.float64)) + b + image, 0)
+        got = compiled.run({"x": x})["y"].reshape(n, 24, -1, size).transpose(0, 2, 3, 1)
+        # 216 products: 2^-24 * 216 of the sum of magnitudes at worst, and the largest output is about a tenth of that sum
+        assert np.abs(got - want).max() <= 2e-5 * np.abs(want).max()

@@ -23,16 +23,19 @@ from hasten.kernels.winograd import WinogradProblem
 
 Tile = tuple[int, int]  # outputs of a tile of the algorithm
 
-# For each precision and filter: tiles, and from how many channels on the error of each stays within the contract. "highest": at most
-# twice the error of the direct kernel, which grows with the channels; "high": at most 1e-5 of the largest output. Measured by
-# benchmarks/kernels/winograd_accuracy.py on random data of several kinds and on layers of trained models (docs/kernels.md has the
-# figures); at 32 channels F(4x4) reaches 2.1 times on channels of very different size.
-ALLOWED: dict[str, dict[Tile, dict[Tile, int]]] = {
-    "strict": {},
-    "highest": {(3, 3): {(2, 2): 1, (4, 2): 8, (4, 4): 48}},
-    "high": {(3, 3): {(2, 2): 1, (4, 2): 1, (4, 4): 1}},
-    "medium": {(3, 3): {(2, 2): 1, (4, 2): 1, (4, 4): 1}},
+# For each filter: tiles, and from how many channels on the error of each stays within the contract of "highest": at most twice the
+# error of the direct kernel, which grows with the channels. Measured by benchmarks/kernels/winograd_accuracy.py on random data of
+# several kinds and on layers of trained models (docs/kernels.md has the figures); at 32 channels F(4x4, 3x3) reaches 2.1 times on
+# channels of very different size. "high", at most 1e-5 of the largest output, has room for all of them everywhere.
+TILES: dict[Tile, dict[Tile, int]] = {
+    (3, 3): {(2, 2): 1, (4, 2): 8, (4, 4): 48},
+    (1, 3): {(1, 2): 1, (1, 4): 24},
+    (3, 1): {(2, 1): 1, (4, 1): 24},
+    (1, 5): {(1, 2): 8},
+    (5, 1): {(2, 1): 8},
+    (5, 5): {(2, 2): 8},
 }
+PRECISIONS = ("highest", "high", "medium")  # "strict" has the sums of direct convolution
 
 UNKNOWN_SIZE = 32  # what a height or width that is not known counts as; an unknown batch counts as one
 GAIN = 1.05  # by how much the direct kernel must be expected to be beaten
@@ -48,13 +51,13 @@ def winograd_problem(
 ) -> WinogradProblem | None:
     """The Winograd convolution that computes `problem`; None: the direct kernel."""
     suits = problem.strides == problem.dilations == (1, 1) and problem.group == 1 and problem.unit_channels
-    if not suits or not np.isfinite(weights).all():
+    if not suits or precision not in PRECISIONS or not np.isfinite(weights).all():
         return None
     sizes = (_size(batch, 1), _size(oh, UNKNOWN_SIZE), _size(ow, UNKNOWN_SIZE))
     known = all(isinstance(d, int) for d in (batch, oh, ow))
     best, least = None, _dot(DIRECT_COST, direct_terms(problem, isa, sizes)) / GAIN
-    for outputs, channels in ALLOWED[precision].get(problem.kernel, {}).items():
-        if problem.channels < channels:
+    for outputs, channels in TILES.get(problem.kernel, {}).items():
+        if precision == "highest" and problem.channels < channels:
             continue
         tiles = sizes[0] * math.prod(-(-s // m) for s, m in zip(sizes[1:], outputs, strict=True))
         candidate = WinogradProblem(problem.channels, problem.outputs, problem.kernel, outputs, tiles if known else None)
