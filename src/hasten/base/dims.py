@@ -329,8 +329,8 @@ def recombine(x: DimLike) -> DimLike:
                 left.remove(a)
                 rest = _make({tuple(left): coef})
                 number, divisor = a.args
-                whole = _atom(Atom("floordiv", "", (number, divisor))) * divisor * rest  # type: ignore[operator]
-                if all((m, c) in x.terms for m, c in _terms(whole)):
+                whole = floordiv(number, divisor) * divisor * rest  # type: ignore[operator,arg-type]
+                if isinstance(whole, Dim) and all((m, c) in x.terms for m, c in _terms(whole)):
                     return recombine(x - whole - _make({mono: coef}) + number * rest)  # type: ignore[operator,arg-type]
     return x
 

@@ -19,6 +19,7 @@ from hasten.codegen.builder import Function, V, lanes_of, vector
 from hasten.kernels.expr import Expr
 
 LITERAL_LIMIT = 8  # integers up to this are part of the text, larger ones are arguments
+MOST_SPREAD = 4  # elements between lanes up to which all elements are loaded and the wanted ones picked
 _STATUS_INDEX = 1  # vm.program.STATUS_INDEX
 
 
@@ -216,6 +217,8 @@ class Emitter:
         if lin is not None and lin[0] == 1:
             p = f.at(base, self._dim(offset, env), size)
             value = M.load_value(f, e.stored, p, self.lanes, mask if guard is not None else self.mask)
+        elif lin is not None and guard is None and isinstance(lin[0], int) and 1 < lin[0] <= MOST_SPREAD:
+            value = self._spread(e.stored, f.at(base, self._dim(offset, env), size), lin[0], size)
         else:
             assert self.lane is not None
             index = self._dim(offset, {**env, self.lane: self.lane_indices()})
@@ -225,6 +228,24 @@ class Emitter:
             value = self._gather(e.stored, base, index, size)
         if guard is not None and default is not None:
             value = f.select(guard, value, f.splat(default, self.lanes))
+        return value
+
+    def _spread(self, stored: str, first: V, step: int, size: int) -> V:
+        """Every step-th element from `first` on: whole vectors are loaded, and no element behind the last one."""
+        f, lanes = self.f, self.lanes
+        behind = (lanes - 1) * step + 1  # elements from the first to the last one
+        if self.mask is None:
+            starts = [min(j * lanes, behind - lanes) for j in range(step)]
+            parts = [M.load_value(f, stored, f.offset(first, s * size), lanes) for s in starts]
+        else:
+            assert self.last is not None and self.lane is not None
+            left = f.splat((self.last - self.env[self.lane]) * step, lanes)
+            starts = [j * lanes for j in range(step)]
+            parts = [M.load_value(f, stored, f.offset(first, s * size), lanes, f.iota("i64", lanes) + s <= left) for s in starts]
+        places = [max(j for j in range(step) if starts[j] <= k * step < starts[j] + lanes) for k in range(lanes)]
+        value = f.shuffle(parts[0], None, [k * step - starts[0] if places[k] == 0 else -1 for k in range(lanes)])
+        for j in range(1, step):
+            value = f.shuffle(value, parts[j], [lanes + k * step - starts[j] if places[k] == j else k for k in range(lanes)])
         return value
 
     def _gather(self, stored: str, base: V, index: V, size: int) -> V:

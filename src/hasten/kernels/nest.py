@@ -21,45 +21,12 @@ from hasten.base.dims import DimLike
 from hasten.codegen import math as M
 from hasten.codegen.builder import Function, Module, V, Var, vector
 from hasten.codegen.isa import Isa
+from hasten.kernels import transposing
 from hasten.kernels.emit import Arguments, Emitter, Words
 from hasten.kernels.expr import Expr, param, walk
+from hasten.kernels.problem import Loop, NestProblem, StageProblem, StoreProblem
 
-Loop = tuple[str, DimLike]  # symbol, extent
 UNROLL = 16  # inner rounds that are written out
-
-
-@dataclass(frozen=True)
-class StageProblem:
-    """One reduction; see lower.trace.Stage. `expr` mentions earlier stages as params."""
-
-    name: str
-    kind: str
-    expr: Expr
-
-
-@dataclass(frozen=True)
-class StoreProblem:
-    """value -> element `offset` of the buffer `target`, stored as dtype `stored`."""
-
-    value: Expr
-    stored: str
-    target: object
-    offset: DimLike
-
-
-@dataclass(frozen=True)
-class NestProblem:
-    """outer, inner: loops from slowest to fastest. inner_store: stores happen for every (outer, inner)."""
-
-    outer: tuple[Loop, ...]
-    inner: tuple[Loop, ...] = ()
-    stages: tuple[StageProblem, ...] = ()
-    stores: tuple[StoreProblem, ...] = ()
-    inner_store: bool = False
-    cost: int = 1
-
-    def exprs(self) -> list[Expr]:
-        return [s.expr for s in self.stages] + [s.value for s in self.stores]
 
 
 @dataclass
@@ -188,6 +155,9 @@ class _Nest:
         p, f = self.p, self.f
         thread, threads = f.args[1], f.args[2]
         across = self.mode == "across"
+        if across and (cut := transposing.squares(p, self.lanes)) is not None:
+            self._squares(cut)
+            return
         units = p.outer[:-1] if across else p.outer
         if units:
             total = self._product([self.args.integer(n) for _, n in units])
@@ -207,6 +177,17 @@ class _Nest:
         else:
             with f.when(thread.eq(0)):
                 self._unit({})
+
+    def _squares(self, cut: transposing.Squares) -> None:
+        """Threads share the blocks of `cut.width` rows."""
+        p, f, args = self.p, self.f, self.args
+        units = tuple(x for k, x in enumerate(p.outer[:-1]) if k != cut.along)
+        blocks = (args.integer(p.outer[cut.along][1]) + (cut.width - 1)).udiv(f.const("i64", cut.width))
+        total = self._product([blocks, *(args.integer(n) for _, n in units)])
+        walk_ = transposing.Walk(lambda env, lanes: Emitter(args, env, p.outer[-1][0], lanes), self._lanes)
+        with f.loop((total * f.args[1]).udiv(f.args[2]), (total * (f.args[1] + 1)).udiv(f.args[2])) as u:
+            unit = u.udiv(blocks)
+            transposing.emit_squares(p, cut, walk_, self._decompose(unit, units), u - unit * blocks, self.lanes)
 
     def _product(self, values: list[V]) -> V:
         total = values[0]

@@ -82,6 +82,7 @@ class Emission:
         self.lowered = Lowered(P.Program())
         self.code: list[P.Instruction] = self.lowered.program.instructions
         self.buffers: dict[int, Buffer] = {}
+        self.converted: dict[tuple[int, str, int], Buffer] = {}  # copies made for kernels: tensor, its memory, the fastest axis -> where
         self.defined: set[str] = set()
         self.const_names: dict[tuple[int, bytes], list[str]] = {}  # size and first bytes -> names of constants
         self.names: dict[str, int] = {}
@@ -262,17 +263,25 @@ class Emission:
             offset = offset + start * stride
         return Buffer(have.name, tuple(stride * step for (_, step), stride in zip(place, have.strides, strict=True)), offset)
 
+    def _lane_by_lane(self, t: Tensor, axis: int) -> bool:
+        """Whether an output of the model, in row-major order, would be stored lane by lane by a kernel whose lanes run along `axis`: then it is
+        stored in the kernel's order first, and turned as a whole."""
+        return not is_one(t.shape[axis]) and not all(map(is_one, t.shape[axis + 1 :]))
+
     def _whole_order(self, whole: Tensor, o: T.Concat | T.Woven, order: list[int]) -> list[int]:
         """The order of axes of a Concat: what its convolutions write, where it has some; else `order`."""
         row = list(range(whole.rank))
-        if id(whole) in self.schedule.plain or id(whole) in self.homes:
+        if id(whole) in self.schedule.plain:
             return row
         for p in o.parts:
             root = self.schedule.fused[id(p)].root if id(p) in self.schedule.fused else p
             spec = root.origin.spec if isinstance(root.origin, T.Kernel) else None
-            if spec is not None and spec.lane_axis == "c" and root.rank == whole.rank:
+            if spec is not None and spec.lane_axis == "c" and root.rank == whole.rank and self._lane_by_lane(whole, 1):
+                self.homes.discard(id(whole))
                 return [0, *row[2:], 1]
-        return order
+        if id(whole) in self.homes:
+            return row
+        return order if order != row else self.wish(whole) or row
 
     def _constant(self, array: np.ndarray, t: Tensor) -> Buffer:
         data = np.ascontiguousarray(array)
@@ -325,10 +334,11 @@ class Emission:
                 axis = int(want[6:]) % t.rank
                 if isinstance(have.strides[axis], int) and have.strides[axis] == 1 or is_one(t.shape[axis]):
                     return have
-        if want.startswith("lanes:"):
-            axis = int(want[6:]) % t.rank
-            return self.copy(t, [k for k in range(t.rank) if k != axis] + [axis])
-        return self.copy(t)
+        axis = int(want[6:]) % t.rank if want.startswith("lanes:") else t.rank - 1
+        key = (id(t), have.name if have else "", axis)
+        if key not in self.converted:
+            self.converted[key] = self.copy(t, [k for k in range(t.rank) if k != axis] + [axis])
+        return self.converted[key]
 
     def copy(self, t: Tensor, order: Sequence[int] | None = None, output: bool = False) -> Buffer:
         """A fresh copy of t in the given order of axes."""
@@ -439,7 +449,7 @@ class Emission:
         """The order of axes in memory: that of the largest tensor that is read element by element, else row-major."""
         if id(t) in self.schedule.plain or id(t) in self.homes or t.rank < 2:
             return list(range(t.rank))
-        return self._order_of([value], idx) or list(range(t.rank))
+        return self._order_of([value], idx) or self.wish(t) or list(range(t.rank))
 
     def _order_of(self, exprs: Sequence[Expr], index: tuple[DimLike, ...]) -> list[int] | None:
         """The order of axes that follows from the first tensor read in `exprs` that isn't row-major; None if there is none."""
@@ -459,13 +469,29 @@ class Emission:
                     return axes
         return None
 
+    def wish(self, t: Tensor, depth: int = 8) -> list[int] | None:
+        """The order of axes in which what follows wants to read t: a kernel at once, or behind elementwise work; None where nothing wants one."""
+        for u in self.schedule.users.get(id(t), []) if depth else []:
+            o = u.origin
+            if isinstance(o, T.Kernel):
+                wants = [o.spec.wants(k) for k, x in enumerate(o.operands) if x is t]
+                axes = [int(w[6:]) % t.rank for w in wants if w.startswith("lanes:")]
+                if axes:
+                    return [k for k in range(t.rank) if k != axes[0]] + [axes[0]]
+            elif isinstance(o, (T.Map, T.Nest, T.Concat, T.Woven)) and u.rank == t.rank and id(u) not in self.schedule.plain and id(u) not in self.homes:
+                found = self.wish(u, depth - 1)
+                if found is not None:
+                    return found
+        return None
+
     def _concat_order(self, t: Tensor, o: T.Concat | T.Woven) -> list[int]:
         """The order of axes that most parts have."""
         row = list(range(t.rank))
         if id(t) in self.schedule.plain or id(t) in self.homes:
             return row
         orders = [memory_order(have, p.shape) if (have := self.buffer(p)) is not None else row for p in o.parts]
-        return max(orders, key=lambda x: (orders.count(x), x != row))
+        best = max(orders, key=lambda x: (orders.count(x), x != row))
+        return best if best != row else self.wish(t) or row
 
     def _concat(self, t: Tensor, o: T.Concat | T.Woven) -> None:
         target = self.buffers.get(id(t)) or self.allocate(t, self._concat_order(t, o))
@@ -548,7 +574,7 @@ class Emission:
         plain = list(range(t.rank))
         if id(t) in self.schedule.plain or id(t) in self.homes or t.rank < 2:
             return plain
-        return self._order_of([s.expr for s in stages], index) or plain
+        return self._order_of([s.expr for s in stages], index) or self.wish(t) or plain
 
     def nest_call(self, t: Tensor, outer: Sequence[tuple[str | None, DimLike]], stores: Sequence[tuple[Expr, str, Buffer, tuple[DimLike, ...]]], what: str,
                    inner: Sequence[tuple[str | None, DimLike]] = (), stages: Sequence[StageProblem] = (), inner_store: bool = False) -> None:  # fmt: skip
@@ -600,6 +626,8 @@ class Emission:
         value, own = self._epilogue(last, root, own_of, idx, E.param("acc", dtypes.compute_type(root.dtype)))
         lane = idx[spec.axes.index(spec.lane_axis)]
         order = list(range(last.rank))
+        if lane in own and self._lane_by_lane(last, own.index(lane)):
+            self.homes.discard(id(last))
         if lane in own and id(last) not in self.schedule.plain and id(last) not in self.homes:
             order.append(order.pop(own.index(lane)))
         operands = [self.operand(u, spec.wants(k)) for k, u in enumerate(o.operands)]

@@ -26,9 +26,9 @@ FIRST_ROUNDS = 16  # rounds that memory of scan outputs has room for at first
 
 def emit_block(e: Emission, schedule: Schedule, block: Block, finish: Callable[[], None]) -> tuple[P.Instruction, ...]:
     """The instructions of a nested block; `finish` adds what is done with its results."""
-    saved = (e.code, e.schedule, e.defined, e.buffers, e.checks)
+    saved = (e.code, e.schedule, e.defined, e.buffers, e.converted, e.checks)
     e.code, e.schedule = [], schedule
-    e.defined, e.buffers, e.checks = set(e.defined), dict(e.buffers), list(block.checks)
+    e.defined, e.buffers, e.converted, e.checks = set(e.defined), dict(e.buffers), dict(e.converted), list(block.checks)
     try:
         e.emit_checks()
         for t in schedule.order:
@@ -39,7 +39,7 @@ def emit_block(e: Emission, schedule: Schedule, block: Block, finish: Callable[[
         finish()
         return tuple(e.code)
     finally:
-        e.code, e.schedule, e.defined, e.buffers, e.checks = saved
+        e.code, e.schedule, e.defined, e.buffers, e.converted, e.checks = saved
 
 
 def copy_to(e: Emission, value: Tensor, target: Buffer, what: str = "copy", prefix: tuple[DimLike, ...] = ()) -> None:
