@@ -91,6 +91,7 @@ class _Experiment:
             run.status = "refused" if self._busy() else "complete"
         except KeyboardInterrupt:
             run.status = "interrupted"
+            self._caution("interrupted: answers were not checked again after the last rounds")
         run.ended = _now()
         self._keep(run)
         return run
