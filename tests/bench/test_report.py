@@ -162,6 +162,14 @@ def test_json_has_the_figures_and_no_infinity() -> None:
     assert found["base"] == "hasten" and found["means"][0]["models"] == 3
 
 
+def test_verdicts_are_json_also_without_intervals() -> None:
+    for rounds in (2, 20):
+        run = make_run(rounds=rounds)
+        found = list(summarise(run).verdicts())
+        assert len(found) == 12 and all(verdict["base"] is run.subjects[index // 4].entries[0] for index, verdict in enumerate(found))
+        json.loads(json.dumps([verdict["facts"] for verdict in found]), parse_constant=lambda name: pytest.fail(name))
+
+
 def test_files_by_their_suffix(tmp_path: Path) -> None:
     summary = summarise(make_run(rounds=9))
     for suffix, begins in ((".html", "<!DOCTYPE html>"), (".md", "# hasten bench"), (".json", "{")):

@@ -103,19 +103,19 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """For JSON: no samples, no infinities."""
         run = self.run
-        return {
+        return plain({
             "run": run.id, "began": run.began, "ended": run.ended, "status": run.status, "revision": run.revision, "base": self.base,
             "cautions": run.cautions, "machine": run.machine, "design": run.design,
             "means": [_mean_dict(mean) for mean in self.means],
             "models": [_block_dict(block) for block in self.blocks],
-        }  # fmt: skip
+        })  # fmt: skip
 
     def verdicts(self) -> Iterator[dict[str, Any]]:
         """As `Store.finish` takes them."""
         for block in self.blocks:
             for line in block.lines[1:]:
                 if line.ratio:
-                    yield {"entry": line.entry, "base": block.base.entry, "word": line.word, "facts": line.verdict.to_dict() if line.verdict else {}}
+                    yield {"entry": line.entry, "base": block.base.entry, "word": line.word, "facts": plain(line.verdict.to_dict()) if line.verdict else {}}
 
 
 def summarise(run: Run, base: str | None = None) -> Summary:
@@ -172,6 +172,15 @@ def deviation(base: Entry, entry: Entry) -> float:
     """The standard deviation of the logarithm of the median ratio, from its interval at this number of rounds; infinite with too few of them."""
     interval = middle_interval(log_ratios(base, entry), sequential=False)
     return (interval.high - interval.low) / 2 / NORMAL_95
+
+
+def plain(value: Any) -> Any:
+    """For JSON, which knows no infinity: null."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _interval_dict(interval: Interval | None) -> dict[str, float] | None:

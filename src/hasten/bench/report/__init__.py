@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from hasten.base.errors import InputError
 from hasten.bench.report.markdown import markdown
@@ -15,8 +13,8 @@ from hasten.bench.summary import Summary
 
 
 def as_json(summary: Summary) -> str:
-    """The summary as JSON, which knows no infinity: null."""
-    return json.dumps(_plain(summary.to_dict()), indent=1, ensure_ascii=False, default=str) + "\n"
+    """The summary as JSON."""
+    return json.dumps(summary.to_dict(), indent=1, ensure_ascii=False, default=str) + "\n"
 
 
 FORMS: dict[str, Callable[[Summary], str]] = {".html": html, ".md": markdown, ".json": as_json}
@@ -33,11 +31,3 @@ def check(path: Path) -> None:
     """Raises InputError where the suffix names no form of a report."""
     if path.suffix.lower() not in FORMS:
         raise InputError(f"{path.name}: a report is one of {', '.join(FORMS)}, by the suffix of its file.")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

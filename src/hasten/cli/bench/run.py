@@ -166,7 +166,7 @@ def _task(model: Path, models: Sequence[Path], feeding: dict[str, Any]) -> Task:
 
 def _references() -> Path:
     """Where float64 references are kept for the next time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hasten" / "references"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hasten-bench" / "references"
 
 
 def _command() -> list[str]:
