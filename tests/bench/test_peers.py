@@ -19,11 +19,12 @@ from hasten.bench import peers
 from hasten.bench.compare import largest_difference
 from hasten.bench.peer import EngineSpec, Peer, Runner
 from hasten.bench.peers.revision import source_of
+from hasten.bench.peers.support import without_default_inputs
 
 BFLOAT16 = 2e-2  # three or so roundings of 2^-9 in a row
 FLOAT32 = 1e-5  # sums of a few dozen terms
 
-SPECS = ["hasten", "hasten:isa=avx2,precision=strict", "onnxruntime", "openvino", "openvino:precision=bf16", "torch", "torch:dtype=bf16"]
+SPECS = ["hasten", "hasten:isa=avx2,precision=strict", "onnxruntime", "openvino", "openvino:precision=bf16", "torch", "torch:dtype=bf16", "ncnn", "ncnn:precision=default"]
 
 
 def engine(text: str) -> tuple[EngineSpec, Peer]:
@@ -84,7 +85,7 @@ def expected(model: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 def check(got: dict[str, Any], want: dict[str, Any], spec: str) -> None:
     difference = largest_difference(got, want)
-    assert difference.relative < (BFLOAT16 if "bf16" in spec else FLOAT32), str(difference)
+    assert difference.relative < (BFLOAT16 if "bf16" in spec or "default" in spec else FLOAT32), str(difference)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -135,6 +136,28 @@ def test_onnxruntime_keeps_the_optimised_model(small: Path, tmp_path: Path) -> N
     start("onnxruntime", small, tmp_path)
     assert len(list(tmp_path.glob("*.onnx"))) == 1
     assert start("onnxruntime", small, tmp_path).describe()["graph optimisations"] == "of the optimised file"
+
+
+def test_constants_listed_as_inputs_are_folded(small: Path, tmp_path: Path) -> None:
+    """As old exporters list them; onnxruntime then neither folds nor fuses, and ncnn counts them as inputs."""
+    model = onnx.load(small)
+    model.graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer)
+    onnx.save(model, tmp_path / "old.onnx")
+    plain = without_default_inputs(tmp_path / "old.onnx", tmp_path / "cache")
+    assert [entry.name for entry in onnx.load(plain).graph.input] == ["x", "s"]
+    assert without_default_inputs(small, tmp_path / "cache") == small
+    for name in ("onnxruntime", "ncnn", "torch"):
+        check(start(name, tmp_path / "old.onnx").run(feeds()), expected(small, feeds()), name)
+
+
+def test_ncnn_refuses_what_pnnx_cannot_say(tmp_path: Path) -> None:
+    """A halving Split loses its axis and its sizes on the way, and ncnn would crash."""
+    onnx.save(onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 11]> m (float[1, 8] x) => (float[1, 4] y) { a, b = Split <axis = -1> (x) y = Tanh (a) }"""), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"pnnx cannot convert m.onnx: it leaves out Slice"):
+        start("ncnn", tmp_path / "m.onnx").run({"x": np.zeros((1, 8), np.float32)})
+    with pytest.raises(InputError, match="no models with inputs of float16"):
+        start("ncnn", tmp_path / "m.onnx").run({"x": np.zeros((1, 8), np.float16)})
 
 
 @pytest.mark.parametrize("name", peers.names())

@@ -22,6 +22,7 @@ MODULES = {
     "hasten": "hasten.bench.peers.hasten",
     "onnxruntime": "hasten.bench.peers.onnxruntime",
     "openvino": "hasten.bench.peers.openvino",
+    "ncnn": "hasten.bench.peers.ncnn",
     "torch": "hasten.bench.peers.torch",
     "torch_compile": "hasten.bench.peers.torch_compile",
 }

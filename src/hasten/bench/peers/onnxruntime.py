@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hasten.bench.peer import Feeds, Runner
-from hasten.bench.peers.support import Bound, choose, digest, kept
+from hasten.bench.peers.support import Bound, choose, digest, kept, without_default_inputs
 
 PROVIDERS = ["CPUExecutionProvider"]
 
@@ -25,8 +26,9 @@ class OnnxRuntime:
         if cache is not None:
             with contextlib.suppress(Exception):  # a model that cannot be written or read back is optimised at every start
                 return OnnxRuntimeRunner(_optimised(model, threads, cache), "of the optimised file")
-        levels = onnxruntime.GraphOptimizationLevel
-        return OnnxRuntimeRunner(_session(model, threads, levels.ORT_ENABLE_ALL), "all")
+        with tempfile.TemporaryDirectory(prefix="hasten-bench-onnxruntime-") as folder:
+            plain = without_default_inputs(model, Path(folder))
+            return OnnxRuntimeRunner(_session(plain, threads, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL), "all")
 
 
 def _session(model: Path, threads: int, level: Any, write: Path | None = None) -> Any:
@@ -49,7 +51,9 @@ def _optimised(model: Path, threads: int, cache: Path) -> Any:
 
     levels, name = onnxruntime.GraphOptimizationLevel, digest(model, onnxruntime.__version__)
     path = cache / f"{name}.onnx"
-    kept(path, lambda made: _session(model, threads, levels.ORT_ENABLE_ALL, made))
+    if not path.exists():
+        plain = without_default_inputs(model, cache)
+        kept(path, lambda made: _session(plain, threads, levels.ORT_ENABLE_ALL, made))
     return _session(path, threads, levels.ORT_DISABLE_ALL)
 
 

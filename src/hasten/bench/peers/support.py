@@ -54,6 +54,24 @@ def shapes_of(feeds: Feeds) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, tuple(array.shape)) for name, array in feeds.items())
 
 
+def without_default_inputs(model: Path, folder: Path) -> Path:
+    """The model file, or a copy of it in `folder` in which constants are no longer listed as inputs that a caller may replace.
+
+    Models of old exporters list them, which forbids engines to fold and to fuse; their users are told to take them out.
+    """
+    import onnx
+
+    proto = onnx.load(model, load_external_data=False)
+    initial = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [entry for entry in proto.graph.input if entry.name not in initial]
+    if len(inputs) == len(proto.graph.input):
+        return model
+    proto = onnx.load(model)
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    return kept(folder / f"{digest(model, 'inputs')}.onnx", lambda made: made.write_bytes(proto.SerializeToString()))
+
+
 def digest(model: Path, *more: object) -> str:
     """A name for what is made of this model file with these settings."""
     state = hashlib.sha256(model.read_bytes())
