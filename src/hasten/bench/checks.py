@@ -20,7 +20,8 @@ from hasten.bench.rounds import Design, Seat
 STAND_IN = "onnxruntime"  # the reference where there is no better one
 REMEMBERED = 2.0  # times as long with new inputs: the answers to old ones are remembered
 SLACK_NS = 20_000  # of a clock and a cache, in that comparison
-CHANGE = 1e-4  # of the largest value: less may be rounding
+CHANGED = 1e-2  # of the largest value: an answer that rounding did not change
+FROZEN = 1e-6  # less than that, where others' answers changed, is no change
 PROBE_SECONDS = (0.1, 1.0)  # the second time to be sure
 
 
@@ -75,28 +76,25 @@ def _anew(seat: Seat) -> None:
 
 def _follow(seats: Sequence[Seat], feeds: Feeds, design: Design) -> list[str]:
     """Other inputs must change the answers of all engines alike."""
-    other, found, refused = altered(feeds), [], []
+    other, found, cautions = altered(feeds), [], []
     for seat in seats:
         try:
             outputs = seat.engine.outputs()
             new = seat.engine.outputs(other)
             found.append((seat, new, _change(new, outputs)))
         except EngineError as error:
-            refused.append((seat, error))
-    if not found:
-        return ["no engine takes changed inputs: that answers follow the inputs is not checked"] if refused else []
-    largest = max(change for _, _, change in found)
-    if largest < CHANGE:
-        return ["changed inputs change no answer: that answers follow the inputs is not checked"]
-    alive = [(seat, new) for seat, new, change in found if change >= CHANGE * min(1.0, largest)]
+            cautions.append(f"with changed inputs: {error}")
+    if max((change for _, _, change in found), default=0.0) < CHANGED:
+        return [*cautions, "changed inputs change no answer much: that answers follow the inputs is not checked"]
     for seat, _, change in found:
-        if change < CHANGE * min(1.0, largest):
+        if change < FROZEN:
             seat.entry.trouble = "its answers do not follow the inputs: those to changed inputs are the same"
-    for seat, failure in refused:
-        seat.entry.trouble = f"with changed inputs: {failure}"
+    alive = [(seat, new) for seat, new, change in found if change >= FROZEN]
     best, expected = min(alive, key=lambda one: math.inf if one[0].entry.error is None else one[0].entry.error)
-    apart = [(seat, difference) for seat, new in alive if (difference := largest_difference(new, expected)).relative > design.tolerance]
-    return [f"with changed inputs {seat.entry.engine} is far from {best.entry.engine}: {difference}" for seat, difference in apart]
+    for seat, new in alive:
+        if (difference := largest_difference(new, expected)).relative > design.tolerance:
+            cautions.append(f"with changed inputs {seat.entry.engine} is far from {best.entry.engine}: {difference}")
+    return cautions
 
 
 def _change(new: Mapping[str, Any], old: Mapping[str, Any]) -> float:
