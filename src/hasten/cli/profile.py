@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BAR = 16  # characters of the longest bar
 FIRST_LOOK = 3  # kernels named as the ones to look at first
+KINDS = 5  # kinds of kernels that the summary names
 DISTURBED = 1.3  # times the least call from which on a typical one is told to be disturbed
 NAMES, OPS = 34, 28  # characters of a node's name, and of its operators, that are shown
 
@@ -98,6 +99,8 @@ def _print(compiled: CompiledModel, name: str, found: Profile, roofs: Roofline |
     console.print(Text.assemble((name, "bold"), what))
     console.print(f"a call {time_text(found.call)} (least {time_text(found.least_call)}): {count_text(len(found.kernels), 'kernel')} take "
                   f"{time_text(found.busy)}, {time_text(found.around)} around them; medians of {count_text(found.rounds, 'run')}")  # fmt: skip
+    console.print("by kind: " + ", ".join(f"{kind} {spent / found.busy:.0%}" + (f" (at {roofs.reached(kind):.0%})" if roofs else "")
+                                           for kind, _, spent in found.kinds()[:KINDS] if found.busy))  # fmt: skip
     if roofs is None:
         console.print(table(*TIMES, rows=[_time_row(found, k) for k in found.kernels[:top]]))
     else:
@@ -138,8 +141,8 @@ def _ops(kernel: KernelTime) -> str:
 def _time_row(found: Profile, k: KernelTime) -> tuple[Any, ...]:
     from hasten.base.units import time_text
 
-    share, region = found.share(k), k.kernel.rpartition("_")[0]
-    return (f"{share:.1%}", _bar(share, found.share(found.kernels[0])), time_text(k.seconds), k.calls, k.threads, _name(k), _ops(k), region or "host")
+    share = found.share(k)
+    return (f"{share:.1%}", _bar(share, found.share(found.kernels[0])), time_text(k.seconds), k.calls, k.threads, _name(k), _ops(k), k.kind)
 
 
 def _roof_row(found: Profile, p: Placed) -> tuple[Any, ...]:

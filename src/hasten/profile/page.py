@@ -49,7 +49,7 @@ def page(r: Roofline, name: str) -> str:
         draw(r),
         '<p class="soft">A dot is a kernel, its area its share of the time, its number its row below. On its roof it does what the machine can do; '
         "hollow dots move data without operations.</p>",
-        "<h2>Kernels</h2>", f'<div class="wide">{_table(r)}</div>',
+        "<h2>Kinds of kernels</h2>", _kinds(r), "<h2>Kernels</h2>", f'<div class="wide">{_table(r)}</div>',
         "<h2>The machine</h2>", _peaks(r), f"<script>{SORT}</script>",
     ]  # fmt: skip
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(name)}: profile</title>'
@@ -63,12 +63,23 @@ def _worth(r: Roofline) -> Iterable[str]:
         yield f"<li>{link}: {time_text(k.saving)} of {time_text(k.kernel.seconds)}, at {k.attained:.0%} of its roof</li>"
 
 
+def _kinds(r: Roofline) -> str:
+    rows = []
+    for kind, count, spent in r.profile.kinds():
+        share, reached = spent / max(1e-12, r.profile.busy), r.reached(kind)
+        told = ((count, str(count)), (spent, time_text(spent)), (share, f"{share:.1%}"), (reached, f"{reached:.0%}"))
+        cells = "".join(f'<td data-v="{value}">{text}</td>' for value, text in told)
+        rows.append(f'<tr><td class="left">{escape(kind)}</td>{cells}</tr>')
+    head = '<th class="left">kind</th><th>kernels</th><th>time</th><th>share</th><th>of roof</th>'
+    return f'<table style="width:auto"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
 COLUMNS = ("", "share", "time", "node", "operations", "bytes", "ops a byte", "Gop/s", "GB/s", "limited by", "of roof", "to save")
 
 
 def _table(r: Roofline) -> str:
     largest = max((k.share for k in r.kernels), default=1.0)
-    head = "".join(f'<th class="{"name" if c == "node" else ""}">{c}</th>' for c in COLUMNS)
+    head = "".join(f'<th class="{"left" if c == "node" else ""}">{c}</th>' for c in COLUMNS)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(_row(n, k, largest) for n, k in enumerate(r.kernels, 1))}</tbody></table>"
 
 

@@ -18,7 +18,7 @@ from hasten.profile.roofline import COMPUTE, Placed, Roofline
 
 WIDTH, HEIGHT = 960, 560
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 24, 52
-LARGEST, SMALLEST = 34.0, 3.5  # radius of a kernel that takes all the time, and of the least that is drawn
+LARGEST, SMALLEST = 20.0, 3.0  # radius of the slowest kernel, and of the least that is drawn
 NUMBERED = 10  # kernels that carry their number in the table
 GAPS = 3  # kernels whose distance from the roof is drawn
 COLOURS = {COMPUTE: "#3b6fd4", "L1": "#2a9d6f", "L2": "#8a9a1b", "L3": "#d98a1f", "memory": "#c8452f"}
@@ -29,7 +29,7 @@ STYLE = """
 .roofline .roof { fill: none; stroke: var(--ink, #222); stroke-width: 1.6; }
 .roofline .halo { stroke: var(--paper, #fff); stroke-width: 4; paint-order: stroke; stroke-linejoin: round; }
 .roofline .gap { stroke-width: 1.2; stroke-dasharray: 3 3; }
-.roofline .dot { fill-opacity: .55; stroke-width: 1.2; }
+.roofline .dot { fill-opacity: .45; stroke-width: 1.2; }
 .roofline a:hover .dot { fill-opacity: .95; }
 .roofline .number { font-size: 11px; font-weight: 600; text-anchor: middle; }
 """
@@ -158,13 +158,16 @@ def _gaps(frame: Frame, r: Roofline) -> Iterator[str]:
 
 def _dots(frame: Frame, r: Roofline) -> Iterator[str]:
     """The largest first, so that none is hidden; the link leads to the table's row."""
+    slowest = max((k.share for k in r.kernels), default=1.0)
     for number, k in enumerate(r.kernels, 1):
         x, y = _place(frame, k)
-        radius, colour = max(SMALLEST, LARGEST * math.sqrt(k.share)), COLOURS.get(k.bound, COLOURS["memory"])
+        radius, colour = max(SMALLEST, LARGEST * math.sqrt(k.share / slowest)), COLOURS.get(k.bound, COLOURS["memory"])
         fill = colour if k.kernel.operations else "none"
-        label = _text(x, y + 4, str(number), ' class="number halo"') if number <= NUMBERED else ""
         yield (f'<a href="#k{number}"><title>{escape(tip(k, number))}</title><circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" '
-               f'fill="{fill}" stroke="{colour}" pointer-events="all"/>{label}</a>')  # fmt: skip
+               f'fill="{fill}" stroke="{colour}" pointer-events="all"/></a>')  # fmt: skip
+    for number, k in reversed(list(enumerate(r.kernels[:NUMBERED], 1))):
+        x, y = _place(frame, k)
+        yield _text(x, y + 4, str(number), ' class="number halo" pointer-events="none"')
 
 
 def tip(k: Placed, number: int) -> str:

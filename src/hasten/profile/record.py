@@ -46,6 +46,11 @@ class KernelTime:
         return self.read + self.written
 
     @property
+    def kind(self) -> str:
+        """The kernel's name without what tells it from others of its kind; of a host op the operator."""
+        return self.kernel.rpartition("_")[0] or self.op
+
+    @property
     def title(self) -> str:
         """The node, or for a copy that no node asked for its kernel's kind."""
         return self.node or self.op
@@ -93,12 +98,19 @@ class Profile:
         """A kernel's part of the time of all kernels."""
         return kernel.seconds / max(1e-12, self.busy)
 
+    def kinds(self) -> list[tuple[str, int, float]]:
+        """The kinds of kernels, each with the number of its kernels and their seconds, the slowest first."""
+        found: dict[str, list[float]] = {}
+        for k in self.kernels:
+            found.setdefault(k.kind, []).append(k.seconds)
+        return sorted(((kind, len(spent), sum(spent)) for kind, spent in found.items()), key=lambda row: -row[2])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without the run."""
         kernels = [k.to_dict() | {"share": self.share(k)} for k in self.kernels]
         return {"isa": self.isa, "precision": self.precision, "threads": self.threads, "rounds": self.rounds, "replayed": self.replayed,
                 "call_seconds": self.call, "least_call_seconds": self.least_call, "kernel_seconds": self.busy, "around_seconds": self.around,
-                "kernels": kernels}  # fmt: skip
+                "kinds": [{"kind": kind, "kernels": count, "seconds": spent} for kind, count, spent in self.kinds()], "kernels": kernels}  # fmt: skip
 
 
 def record(model: CompiledModel, inputs: Mapping[str, Any], *, rounds: int | None = None, seconds: float = 1.0) -> Profile:

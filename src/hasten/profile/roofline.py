@@ -76,6 +76,11 @@ class Roofline:
         """The share of the roof that all kernels together reach: time at the roofs over time spent."""
         return sum(k.roof for k in self.kernels) / max(1e-12, sum(k.kernel.seconds for k in self.kernels))
 
+    def reached(self, kind: str) -> float:
+        """The same for the kernels of one kind."""
+        mine = [k for k in self.kernels if k.kernel.kind == kind]
+        return sum(k.roof for k in mine) / max(1e-12, sum(k.kernel.seconds for k in mine))
+
     def worth(self) -> list[Placed]:
         """Where to look first: by the time that would be saved."""
         return sorted(self.kernels, key=lambda k: -k.saving)
