@@ -195,6 +195,11 @@ def test_refused_options(text: str, message: str, small: Path) -> None:
         start(text, small)
 
 
+def test_every_peer_has_a_row_in_the_docs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "bench-peers.md").read_text()
+    assert [name for name in peers.MODULES if f"\n| `{name}` |" not in text] == []
+
+
 def test_unknown_names() -> None:
     with pytest.raises(InputError, match="there is no peer 'abacus'; there are: hasten, onnxruntime, openvino"):
         peers.find("abacus")

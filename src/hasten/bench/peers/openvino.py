@@ -1,6 +1,7 @@
 """OpenVINO on the CPU: latency hint, one stream, shapes made those of the inputs, inputs bound once.
 
-Option precision: "f32" (default), "bf16", or "default" for what OpenVINO takes by itself on this machine (bf16 where there is AMX).
+Option precision: "f32" (default), "bf16", or "default" for what OpenVINO takes by itself: bf16 where the CPU multiplies such
+numbers (AMX, AVX-512 BF16), else f32.
 """
 
 from __future__ import annotations
