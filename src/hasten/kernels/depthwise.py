@@ -23,6 +23,7 @@ from hasten.kernels.tile import Sink
 
 WINDOW_BYTES = 20 << 10  # of input rows: stay in the first level cache
 LEAST_CHUNK = 4  # vectors of channels
+EDGE_VECTORS = 2  # of channels computed together at the edges, where outputs are taken one by one
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,12 @@ def emit_depthwise(
 
 
 def _block_pixels(problem: DepthwiseProblem, isa: Isa) -> int:
-    """Outputs of a row computed together: what leaves least over of a known width, else what registers allow."""
-    most = 8 if isa.registers >= 32 else 4
+    """Outputs of a row computed together: what leaves least over of a known width, else what registers allow.
+
+    As many as hide the latency of FMA, although 16 registers do not hold the taps of a large filter beside them: those
+    come from the cache then. With strides, outputs share few inputs.
+    """
+    most = 10 if problem.strides[1] == 1 else 8 if isa.registers >= 32 else 6
     reach = (problem.kernel[1] - 1) * problem.dilations[1]
     inner = (problem.ow or 0) - (reach // problem.strides[1] if problem.ow else 0)
     if inner < 2:
@@ -246,22 +251,32 @@ class _Depthwise:
         f, p, arg = self.f, self.problem, self.arg
         kw, sx, dx = p.kernel[1], p.strides[1], p.dilations[1]
         left = x * sx - arg["pad_left"]
-        kx_first = f.smax((dx - 1 - left) / dx, 0)
-        kx_stop = f.smin((arg["w"] - left + (dx - 1)) / dx, kw)
-        pixel = f.offset(row.source, x * (self.pixel * sx))
-        with f.loop(first, stop) as v:
+        taps = f.smax((dx - 1 - left) / dx, 0), f.smin((arg["w"] - left + (dx - 1)) / dx, kw)
+        whole = f.smin(stop, p.outputs // self.lanes) if self.ragged else stop
+        rest = first + f.smax(whole - first, 0) / EDGE_VECTORS * EDGE_VECTORS
+        with f.loop(first, rest, EDGE_VECTORS) as v:
+            self._edge(row, x, v, EDGE_VECTORS, taps, None)
+        with f.loop(rest, stop) as v:
             mask = f.iota("i32", self.lanes) < f.cast(p.outputs - v * self.lanes, "i32") if self.ragged else None
-            total = f.var(self.type, 0.0)
-            source = f.at(pixel, v, self.lanes * FLOAT)
-            weights = f.at(arg["weights"], v, self.lanes * FLOAT)
-            with f.loop(row.first, row.stop) as ky:
-                line = f.offset(source, ky * row.tap_bytes)
-                w_line = f.at(weights, ky, kw * self.tap_weights)
-                with f.loop(kx_first, kx_stop) as kx:
-                    place = f.offset(line, kx * (self.pixel * dx))
-                    value = f.load(self.type, place) if mask is None else f.masked_load(self.type, place, mask)
-                    total.set(f.fma(value, f.load(self.type, f.at(w_line, kx, self.tap_weights)), total.get()))
-            self._give(row, x, v, [total], mask)
+            self._edge(row, x, v, 1, taps, mask)
+
+    def _edge(self, row: _Row, x: V, v: V, vectors: int, taps: tuple[V, V], mask: V | None) -> None:
+        """One output of `vectors` vectors of channels from v on: the taps [taps[0], taps[1]) of each row."""
+        f, p = self.f, self.problem
+        sums = [f.var(self.type, 0.0) for _ in range(vectors)]
+        pixel = f.offset(row.source, x * (self.pixel * p.strides[1]))
+        source, weights = f.at(pixel, v, self.lanes * FLOAT), f.at(self.arg["weights"], v, self.lanes * FLOAT)
+        with f.loop(row.first, row.stop) as ky:
+            line = f.offset(source, ky * row.tap_bytes)
+            w_line = f.at(weights, ky, p.kernel[1] * self.tap_weights)
+            with f.loop(*taps) as kx:
+                place, w_place = f.offset(line, kx * (self.pixel * p.dilations[1])), f.at(w_line, kx, self.tap_weights)
+                for i, total in enumerate(sums):
+                    here = f.offset(place, i * self.lanes * FLOAT)
+                    value = f.load(self.type, here) if mask is None else f.masked_load(self.type, here, mask)
+                    total.set(f.fma(value, f.load(self.type, f.offset(w_place, i * self.lanes * FLOAT)), total.get()))
+        for i, total in enumerate(sums):
+            self._give(row, x, v + i if i else v, [total], mask)
 
     def _give(self, row: _Row, x: V, v: V, sums: list[Var], mask: V | None) -> None:
         column = v * self.lanes
