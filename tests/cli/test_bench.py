@@ -107,6 +107,14 @@ def test_tables_words_and_where_it_is_kept(invoke: Any, fake: dict[str, Any], di
     assert verdicts == (4,)
 
 
+def test_progress_is_drawn_on_terminals_only(invoke: Any, fake: dict[str, Any], digits: Path, monkeypatch: Any) -> None:
+    assert "measuring" not in invoke("bench", digits).stderr
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes that for a terminal
+    monkeypatch.setattr("hasten.cli.bench.live.REDRAW", 0.0)
+    drawn = invoke("bench", digits).stderr
+    assert "[1/1] classify_mnist_cnn" in drawn and "computing in float64" in drawn and "measuring round 3" in drawn
+
+
 def test_models_of_one_name_are_told_apart(invoke: Any, fake: dict[str, Any], digits: Path, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
