@@ -1,6 +1,5 @@
-"""What the kernel benchmarks share: a template compiled by itself, aligned buffers, ONNX Runtime beside it, minima of
-interleaved rounds.
-"""
+"""A kernel's template compiled by itself, aligned buffers, minima of interleaved rounds: for comparing variants of one kernel. What users get,
+`sweep.py` measures."""
 
 from __future__ import annotations
 
@@ -66,45 +65,3 @@ def minima(calls: Sequence[Callable[[], object]], seconds: float = 0.4) -> list[
                 call()
                 best[i] = min(best[i], time.perf_counter() - start)
     return best
-
-
-def session(node: Any, inputs: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray]) -> Callable[[], object]:
-    """One ONNX node in ONNX Runtime on one thread."""
-
-    import onnxruntime as ort
-    from onnx import TensorProto, helper, numpy_helper
-
-    graph = helper.make_graph(
-        [node],
-        "layer",
-        [helper.make_tensor_value_info(k, TensorProto.FLOAT, v.shape) for k, v in inputs.items()],
-        [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(v, k) for k, v in constants.items()],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)], ir_version=9
-    )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    running = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feed = dict(inputs)
-    return lambda: running.run(None, feed)
-
-
-def fma_peak(isa: Isa, seconds: float = 0.3) -> float:
-    """GFLOP/s of independent FMAs in registers."""
-    lanes, chains, rounds = isa.lanes(32), isa.registers - 4, 100_000  # all registers but x, y and two spare
-
-    def emit(f: Any, isa: Isa, arg: Mapping[str, Any], thread: Any, threads: Any) -> None:
-        t = f"<{lanes} x float>"
-        x, y = f.load(t, arg["data"]), f.load(t, f.offset(arg["data"], lanes * 4))
-        sums = [f.var(t, float(i)) for i in range(chains)]
-        with f.loop(0, rounds):
-            for s in sums:
-                s.set(f.fma(x, y, s.get()))
-        for i, s in enumerate(sums):
-            f.store(s.get(), f.offset(arg["data"], i * lanes * 4))
-
-    run = Kernel(isa, [("data", "ptr")], emit).bind({"data": aligned([chains * lanes]) * 1e-6})
-    return 2 * lanes * chains * rounds / minima([run], seconds)[0] / 1e9

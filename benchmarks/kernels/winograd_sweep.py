@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from harness import Kernel, aligned, fma_peak, minima
+from harness import Kernel, aligned, minima
 from winograd_accuracy import TILES, Pair
 
 from hasten.codegen import isa as isa_module
@@ -25,6 +25,7 @@ from hasten.codegen.isa import Isa
 from hasten.kernels import dense_winograd
 from hasten.kernels.conv import CONV_ARGS, ConvProblem, conv_scratch_bytes, emit_conv, pack_conv_weights
 from hasten.kernels.winograd import WinogradProblem, emit_winograd, pack_winograd_weights, winograd_scratch_bytes
+from hasten.profile import machine_peaks
 
 MEMORY = 48 << 20  # bytes of all copies of the weights of one kernel
 
@@ -126,7 +127,7 @@ def fit(times: dict[Layer, list[float]], isa: Isa) -> None:
     """Prints the constants of the cost model, and how far it is from the times."""
     from scipy.optimize import nnls
 
-    vector = 2 * isa.lanes(32) / fma_peak(isa) / 1e9  # seconds of one multiplication of whole vectors
+    vector = 2 * isa.lanes(32) / machine_peaks(isa.name).fma  # seconds of one multiplication of whole vectors
     rows = {"DIRECT_COST": [], "WINOGRAD_COST": []}
     for layer, (direct, *others) in times.items():
         sizes = (layer.batch, layer.size, layer.size)
