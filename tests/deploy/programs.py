@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from hasten.base.dtypes import to_numpy
 from hasten.deploy import Library, build_library, toolchain
 
 HARNESS = Path(__file__).with_name("harness.c")
+ARM_FILES = Path("/usr/aarch64-linux-gnu")  # where Debian puts the C library of the cross compiler
+QEMU_ARM = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 
 
 def parse(text: str, **constants: Any) -> bytes:
@@ -40,7 +43,8 @@ class Program:
 
     library: Library
     folder: Path
-    dtypes: list[str]
+    inputs: list[str]
+    outputs: dict[str, str]  # name: dtype
     runner: Sequence[str] = ()
 
     def run(self, feeds: Sequence[np.ndarray[Any, Any]], threads: int = 1, callers: int = 1, rounds: int = 2) -> Outcome:
@@ -56,9 +60,15 @@ class Program:
         shapes = [tuple(int(size) for size in line.split("x") if size) for line in done.stdout.splitlines()]
         outputs = [
             np.fromfile(self.folder / f"out.{number}", to_numpy(dtype)).reshape(shape)
-            for number, (dtype, shape) in enumerate(zip(self.dtypes, shapes, strict=True))
+            for number, (dtype, shape) in enumerate(zip(self.outputs.values(), shapes, strict=True))
         ]
         return Outcome(0, done.stderr, outputs)
+
+    def named(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """A run on two threads that must succeed, by names."""
+        done = self.run([feeds[name] for name in self.inputs], threads=2, callers=0)
+        assert done.code == 0, done.said
+        return dict(zip(self.outputs, done.outputs, strict=True))
 
 
 def build(model: Any, folder: Path, runner: Sequence[str] = (), **options: Any) -> Program:
@@ -71,8 +81,10 @@ def build(model: Any, folder: Path, runner: Sequence[str] = (), **options: Any) 
     line = [*compiler, "-O1", "-Wall", "-Wextra", "-Werror", *define, "-I..", str(HARNESS), "-o", "harness",
             "-L..", f"-l{library.name}", "-Wl,-rpath,$ORIGIN/..", "-lpthread"]  # fmt: skip
     subprocess.run(line, cwd=place, check=True, capture_output=True, text=True)
-    dtypes = [line.split("  ")[2].split(" ")[0] for line in (s.strip() for s in library.signature) if line.startswith("output")]
-    return Program(library, place, dtypes, runner)
+    rows = [line.split("  ") for line in (line.strip().replace("input   ", "input  ") for line in library.signature)]
+    inputs = [name for side, name, _ in rows if side == "input"]
+    outputs = {name: kind.split(" ")[0] for side, name, kind in rows if side == "output"}
+    return Program(library, place, inputs, outputs, runner)
 
 
 def reference(model: bytes | str | Path, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:

@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import Outcome, build, example_feeds, near, parse, reference
+from programs import ARM_FILES, QEMU_ARM, Outcome, build, example_feeds, near, parse, reference
 
 from hasten.deploy import toolchain
 
-ROOT_OF_ARM = Path("/usr/aarch64-linux-gnu")  # where Debian puts the C library of the cross compiler
-QEMU = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 CROSS = any(map(shutil.which, toolchain.TARGETS["aarch64-linux"].compilers))
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(QEMU is None, reason="needs qemu-aarch64 (Debian: qemu-user)"),
-    pytest.mark.skipif(not CROSS or not ROOT_OF_ARM.is_dir(), reason="needs a cross compiler with its C library (Debian: gcc-aarch64-linux-gnu)"),
+    pytest.mark.skipif(QEMU_ARM is None, reason="needs qemu-aarch64 (Debian: qemu-user)"),
+    pytest.mark.skipif(not CROSS or not ARM_FILES.is_dir(), reason="needs a cross compiler with its C library (Debian: gcc-aarch64-linux-gnu)"),
 ]
 Models = dict[str, Callable[[], bytes]]
 RUN_FAILED = 105
@@ -29,7 +27,7 @@ RUN_FAILED = 105
 
 def run(model: bytes | Path, feeds: dict[str, np.ndarray[Any, Any]], folder: Path, precision: str = "highest", **how: int) -> Outcome:
     """One emulated run of a model compiled for two threads."""
-    program = build(model, folder, target="aarch64-linux", threads=2, precision=precision, runner=[str(QEMU), "-L", str(ROOT_OF_ARM)])
+    program = build(model, folder, target="aarch64-linux", threads=2, precision=precision, runner=[str(QEMU_ARM), "-L", str(ARM_FILES)])
     return program.run(list(feeds.values()), **how)
 
 
