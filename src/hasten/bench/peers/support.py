@@ -88,5 +88,9 @@ def kept(path: Path, make: Callable[[Path], object]) -> Path:
         made = Path(folder) / path.name
         make(made)
         if made.exists():
-            os.replace(made, path)
+            try:
+                os.replace(made, path)
+            except OSError:  # another process was quicker, and a folder does not replace a folder
+                if not path.exists():
+                    raise
     return path

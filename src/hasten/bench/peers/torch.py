@@ -61,8 +61,12 @@ class TorchRunner:
 
         if self._bound.changed(feeds) or any(array.item() != value for array, value in self._settings):
             self._bind(feeds)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._dtype == "bf16"):
-            outputs = self._module(*self._tensors)
+        with torch.inference_mode():
+            if self._dtype == "bf16":
+                with torch.autocast("cpu", torch.bfloat16):
+                    outputs = self._module(*self._tensors)
+            else:
+                outputs = self._module(*self._tensors)
         return {name: _array(tensor, dtype) for (name, dtype), tensor in zip(self._outputs, outputs, strict=True)}
 
     def _bind(self, feeds: Feeds) -> None:
