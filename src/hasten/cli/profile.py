@@ -25,7 +25,7 @@ def profile_model(
     model: o.ModelFile,
     roofline: Annotated[
         bool,
-        typer.Option("--roofline", help="Compare each kernel with the peaks of this machine (measured once, in a few seconds)."),
+        typer.Option("--roofline", help="Compare each kernel with the peaks of this machine (measured once, in some ten seconds)."),
     ] = False,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Kernels shown.")] = 20,
     rounds: Annotated[
@@ -75,7 +75,9 @@ def profile_model(
     found = record(compiled, feeds.arrays, rounds=rounds, seconds=seconds)
     roofs = None
     if roofline or html or measure_peaks:
-        roofs = Roofline.of(found, machine_peaks(found.isa, found.threads, cache_dir=cache_dir, again=measure_peaks))
+        peaks = machine_peaks(found.isa, found.threads, cache_dir=cache_dir, again=measure_peaks,
+                              begin=lambda: note("measuring the peaks of this machine: about ten seconds, once"))  # fmt: skip
+        roofs = Roofline.of(found, peaks)
     files = {trace: chrome_trace(found, model.name)} | ({html: page(roofs, model.name)} if roofs is not None else {})
     for path, text in files.items():
         if path is not None:

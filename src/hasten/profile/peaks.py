@@ -1,6 +1,6 @@
 """What the machine can do at most, measured: multiply-adds a second, bytes a second at each level of its memory.
 
-Measured once for an instruction set and a number of threads (a few seconds), then kept in the cache folder with the date. A figure is the best of
+Measured once for an instruction set and a number of threads (some ten seconds), then kept in the cache folder with the date. A figure is the best of
 many short runs: other work on the machine makes some of them slow, and only if all were slow is a peak too low.
 """
 
@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,16 +87,18 @@ class Peaks:
 
 
 def machine_peaks(isa: str | None = None, threads: int = 1, *, cache_dir: str | os.PathLike[str] | None = None, again: bool = False,
-                  budget: float = 0.15) -> Peaks:  # fmt: skip
+                  budget: float = 0.15, begin: Callable[[], None] | None = None) -> Peaks:  # fmt: skip
     """The peaks of this machine: those measured before, else measured now, with `budget` seconds for each figure. `again`: measure in any case, and
-    keep the better of the old and the new figures (other work on the machine can only make them worse)."""
+    keep the better of the old and the new figures (other work on the machine can only make them worse). `begin` is called before measuring."""
     level = isas.get(isa)
     cache = Cache(cache_dir)
-    key = f"{FORMAT}|{cpu_name()}|{level.key}|{threads}"
+    key = f"{FORMAT}|{cpu_name()}|{sorted(cache_sizes().items())}|{level.key}|{threads}"
     found = cache.get("peaks", key)
     known = None if found is None else Peaks.from_dict(json.loads(found))
     if known is not None and not again:
         return known
+    if begin is not None:
+        begin()
     peaks = measure(level, threads, budget)
     if known is not None:
         peaks = better(known, peaks)
