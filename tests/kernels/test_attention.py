@@ -155,6 +155,20 @@ def test_layouts_and_threads(level, kernel, guarded, layout):
         check(kernel, guarded, level, Case.random(2, 4, 2, 37, 50, 32, 48), threads, layout)
 
 
+@pytest.mark.parametrize("m", [1, 2])
+def test_few_queries(level, kernel, guarded, m):
+    check(kernel, guarded, level, Case.random(2, 4, 2, m, BLOCK + 19, 40, 64), 3, "bshd", window=Window(-1, 0, BLOCK))
+
+
+@pytest.mark.slow
+def test_few_queries_and_many_keys(level, kernel, guarded):
+    case = Case.random(1, 2, 2, 2, 3 * BLOCK + 5, 64, 32, sharp=5.0)
+    check(kernel, guarded, level, case)
+    case.mask = np.random.default_rng(5).random((1, 2, 2, 3 * BLOCK)) < 0.5
+    check(kernel, guarded, level, case)
+    check(kernel, guarded, level, Case.random(1, 1, 1, 1, 1, 16, 32))
+
+
 def test_run_time_sizes(kernel, guarded):
     check(kernel, guarded, "portable", Case.random(1, 2, 1, 11, 30, 19, 10), static=False)
 

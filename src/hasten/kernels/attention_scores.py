@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MINUS_INFINITY, LOG2E = -math.inf, math.log2(math.e)
 BLOCK = 256  # keys whose scores are in scratch at once
+VECTORS = 2  # of a tile's columns
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Softmax:
             low = low - low.urem(unit)
         return low, high, offset
 
-    def observe(self, r: int, panel: V, scores: list[V]) -> None:
+    def observe(self, r: int | V, panel: V, scores: list[V]) -> None:
         """Vectors of row r and a panel of the block as they come from the product. Those behind the last key are like the
         last key's."""
         top = scores[0]
