@@ -79,7 +79,8 @@ def _card(mean: Mean, summary: Summary) -> Markup:
     parts = [el("span", class_=f"fill-{tone}", style=f"flex:{mean.words[word]}") for word, tone in words.TONE.items() if mean.words[word]]
     bar = el("div", parts, class_="tally")
     mark = el("svg", pictures.mark(number, 6, 6), viewBox="0 0 12 12", aria_hidden="true")
-    small = (f"95% interval {words.interval_text(ratio, 2)}", f"models {mean.least:.2f} to {mean.most:.2f}", bar, words.tally(mean))
+    interval = f"95% interval {words.interval_text(ratio, 2)}" if words.bounded(ratio) else "too few rounds for an interval"
+    small = (interval, f"models {mean.least:.2f} to {mean.most:.2f}", bar, words.tally(mean))
     return el("div", el("div", mark, mean.engine, class_="name"), el("div", f"{ratio.value:.2f}\N{MULTIPLICATION SIGN}", class_=f"big {tone}"),
               [part if part is bar else el("div", part, class_="soft small") for part in small], class_="card")  # fmt: skip
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hasten.base.units import time_text
 from hasten.bench.report.axes import LogAxis
 from hasten.bench.report.markup import Markup, el, join, svg
-from hasten.bench.report.words import interval_text
+from hasten.bench.report.words import bounded, interval_text
 from hasten.bench.results import Entry
 from hasten.bench.summary import Block, Line, Summary
 
@@ -84,7 +84,8 @@ def _ratio(line: Line, number: int, axis: LogAxis, y: float) -> Markup:
     assert line.ratio is not None
     ratio = line.ratio
     title = f"{line.entry.engine}: {ratio.value:.3f} ({interval_text(ratio)}), {line.says}"
-    whisker = el("line", x1=axis.at(ratio.low), x2=axis.at(ratio.high), y1=y, y2=y, class_=f"whisker s{number % COLOURS}")
+    kind = "whisker" if bounded(ratio) else "whisker none"
+    whisker = el("line", x1=axis.at(ratio.low), x2=axis.at(ratio.high), y1=y, y2=y, class_=f"{kind} s{number % COLOURS}")
     return join(whisker, mark(number, axis.at(ratio.value), y, 4.2, hollow=line.word in ("undecided", "withheld"), title=title))
 
 
@@ -122,7 +123,7 @@ def speed_and_error(summary: Summary, threads: int, width: float = 1000.0) -> Ma
     upright = f"translate(13 {(top + height - bottom) / 2:.0f}) rotate(-90)"
     words = [el("text", f"speed beside {summary.base}: right is faster", x=(left + right) / 2, y=height - 12, text_anchor="middle", class_="soft"),
              el("text", "largest error: up is more exact", transform=upright, text_anchor="middle", class_="soft")]  # fmt: skip
-    return svg(width, height, f"Speed against error, {threads} threads", grid, words, faint, large, _names(means, x, y, right))
+    return svg(width, height, f"Speed against error, {threads} threads", grid, words, faint, _names(means, x, y, right), large)
 
 
 def _points(summary: Summary, threads: int) -> Iterator[_Point]:

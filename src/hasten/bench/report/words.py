@@ -34,8 +34,9 @@ def title(summary: Summary) -> str:
 
 def mean_says(mean: Mean, base: str) -> str:
     """`onnxruntime takes 1.62 times as long as hasten (1.60 to 1.64; 28 models, 0.97 to 4.1)`."""
+    interval = interval_text(mean.ratio, 2) if bounded(mean.ratio) else "too few rounds for an interval"
     return (f"{mean.engine} takes {mean.ratio.value:.2f} times as long as {base} "
-            f"({interval_text(mean.ratio, 2)}; {count_text(mean.models, 'model')}, {mean.least:.2f} to {mean.most:.2f})")  # fmt: skip
+            f"({interval}; {count_text(mean.models, 'model')}, {mean.least:.2f} to {mean.most:.2f})")  # fmt: skip
 
 
 def tally(mean: Mean) -> str:
@@ -83,10 +84,13 @@ def facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, str(value)
 
 
+def bounded(interval: Interval) -> bool:
+    """Whether there were rounds enough for an interval."""
+    return interval.low > 0 and math.isfinite(interval.high)
+
+
 def interval_text(interval: Interval | None, digits: int = 3) -> str:
     """`1.60 to 1.64`; a dash where there were too few rounds to say."""
     if interval is None:
         return ""
-    if not (interval.low > 0 and math.isfinite(interval.high)):
-        return "\N{EN DASH}"
-    return f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
+    return "\N{EN DASH}" if not bounded(interval) else f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
