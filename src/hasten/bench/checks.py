@@ -49,7 +49,7 @@ def after(seats: Sequence[Seat], feeds: Feeds, truth: Mapping[str, Any], design:
             _anew(seat)
         except EngineError as error:
             seat.entry.trouble = f"in the check after the rounds: {error}"
-    return _follow([seat for seat in seats if not seat.entry.trouble], feeds, design)
+    return _follow([seat for seat in seats if not seat.entry.trouble], feeds, truth, design)
 
 
 def _still_right(seat: Seat, truth: Mapping[str, Any], design: Design) -> None:
@@ -74,14 +74,13 @@ def _anew(seat: Seat) -> None:
         seat.entry.trouble = f"it remembers answers: a call with inputs it has seen takes {seen / 1e6:.3g} ms, with new ones {fresh / 1e6:.3g} ms"
 
 
-def _follow(seats: Sequence[Seat], feeds: Feeds, design: Design) -> list[str]:
+def _follow(seats: Sequence[Seat], feeds: Feeds, truth: Mapping[str, Any], design: Design) -> list[str]:
     """Other inputs must change the answers of all engines alike."""
     other, found, cautions = altered(feeds), [], []
     for seat in seats:
         try:
-            outputs = seat.engine.outputs()
-            new = seat.engine.outputs(other)
-            found.append((seat, new, _change(new, outputs)))
+            old, new = (_named(seat.engine.outputs(one), truth) for one in (None, other))
+            found.append((seat, new, _change(new, old)))
         except EngineError as error:
             cautions.append(f"with changed inputs: {error}")
     if max((change for _, _, change in found), default=0.0) < CHANGED:
@@ -95,6 +94,11 @@ def _follow(seats: Sequence[Seat], feeds: Feeds, design: Design) -> list[str]:
         if (difference := largest_difference(new, expected)).relative > design.tolerance:
             cautions.append(f"with changed inputs {seat.entry.engine} is far from {best.entry.engine}: {difference}")
     return cautions
+
+
+def _named(outputs: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs that were asked for: some engines give one under several names."""
+    return {name: value for name, value in outputs.items() if name in truth}
 
 
 def _change(new: Mapping[str, Any], old: Mapping[str, Any]) -> float:
