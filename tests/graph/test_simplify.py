@@ -220,6 +220,35 @@ def test_attention(mask, same, rng):
     assert same(text, tolerance=1e-4, two=np.float32(2), **arrays).ops == ["Attention"]
 
 
+ATTENTIONS = {
+    "scaled on both sides": ("qs = Mul(q, two) ks = Mul(kt, two) p = MatMul(qs, ks) a = Softmax<axis=-1>(p) y = MatMul(a, v)", []),
+    "rows without keys": (
+        "p = MatMul(q, kt) s = Add(p, mask) a = Softmax<axis=-1>(s) n = IsNaN(a) w = Where(n, zero, a) y = MatMul(w, v)", [],
+    ),
+    "a bias and a mask": ("p = MatMul(q, kt) s = Add(p, bias) t = Add(mask, s) a = Softmax<axis=-1>(t) y = MatMul(a, v)", []),
+    "nobody else may use the weights": ("p = MatMul(q, kt) a = Softmax<axis=-1>(p) b = MatMul(a, v) y = Concat<axis=3>(b, a)", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_forms_of_attention(name, same, rng):
+    body, others = ATTENTIONS[name]
+    arrays = {"mask": weight(rng, 2, 1, 5, 7), "bias": weight(rng, 1, 3, 5, 7), "two": np.float32(2), "zero": np.float32(0)}
+    used = {n: x for n, x in arrays.items() if f"({n}," in body or f", {n})" in body or f" {n}," in body}
+    head = "g (float[2,3,5,4] q, float[2,3,7,4] k, float[2,3,7,6] v) => (float y) { kt = Transpose<perm=[0,1,3,2]>(k) "
+    ops = same(f"{head} {body} }}", tolerance=1e-4, **used).ops
+    assert ("Attention" in ops) == (others is not None)
+    assert others is None or not {"MatMul", "Softmax"} & set(ops)
+
+
+def test_attention_of_rank_3(same):
+    text = (
+        "g (float[6,5,4] q, float[6,7,4] k, float[6,7,6] v) => (float y) { kt = Transpose<perm=[0,2,1]>(k) "
+        "p = MatMul(q, kt) a = Softmax<axis=-1>(p) y = MatMul(a, v) }"
+    )
+    assert "Attention" in same(text, tolerance=1e-4).ops
+
+
 REMOVED = {
     "identities": ("a = Identity(x) b = Dropout(a) y = Relu(b)", ["Relu"]),
     "a cast to the same type": ("a = Cast<to=1>(x) y = Relu(a)", ["Relu"]),

@@ -1,8 +1,8 @@
 """Groups of nodes that together are one known operator become that operator: Gelu, HardSwish, LayerNormalization,
-RMSNormalization, Attention.
+RMSNormalization; graph.attention does the same for Attention.
 
 A pattern applies only when nobody outside of it uses what it computes on the way. Activations are recognized by their
-formula (see `algebra`), normalizations and attention by their structure.
+formula (see `algebra`), normalizations by their structure.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import numpy as np
 import onnx_ir as ir
 
 from hasten.graph.algebra import Formula, Polynomial, operands, results, same
@@ -21,14 +20,14 @@ _TANH_INNER: Polynomial = {("x",): math.sqrt(2 / math.pi), ("x", "x", "x"): math
 _GELU: Polynomial = {("x",): 0.5, ("t", "x"): 0.5}
 
 
-def _nodes(edit: Editor, *op_types: str) -> Iterator[ir.Node]:
+def nodes_of(edit: Editor, *op_types: str) -> Iterator[ir.Node]:
     for graph in control_graphs(edit.model.graph):
         for node in list(graph):
             if is_op(node, *op_types) and node.graph is graph:
                 yield node
 
 
-def _closed(interior: set[ir.Node], root: ir.Node) -> bool:
+def closed(interior: set[ir.Node], root: ir.Node) -> bool:
     """Whether only nodes of the pattern use what its nodes compute (the root's output may go anywhere)."""
     inside = interior | {root}
     return all(
@@ -41,7 +40,7 @@ def _closed(interior: set[ir.Node], root: ir.Node) -> bool:
 def fuse_gelu(edit: Editor) -> int:
     """0.5 x (1 + erf(x / sqrt 2)) and its tanh approximation become Gelu."""
     changes = 0
-    for node in _nodes(edit, "Erf", "Tanh"):
+    for node in nodes_of(edit, "Erf", "Tanh"):
         erf = node.op_type == "Erf"
         wanted: Polynomial = {("x",): math.sqrt(0.5)} if erf else _TANH_INNER
         changes += _fuse_activation(edit, node, wanted, _GELU, "Gelu", {"approximate": "none" if erf else "tanh"})
@@ -51,7 +50,7 @@ def fuse_gelu(edit: Editor) -> int:
 def fuse_hard_swish(edit: Editor) -> int:
     """x clip(x + 3, 0, 6) / 6 and x hardsigmoid(x) with slope 1/6 become HardSwish."""
     changes = 0
-    for node in _nodes(edit, "Clip", "HardSigmoid"):
+    for node in nodes_of(edit, "Clip", "HardSigmoid"):
         if node.op_type == "Clip":
             if (scalar(input_of(node, 1)), scalar(input_of(node, 2))) == (0.0, 6.0):
                 changes += _fuse_activation(edit, node, {("x",): 1.0, (): 3.0}, {("t", "x"): 1 / 6}, "HardSwish", {})
@@ -75,7 +74,7 @@ def _fuse_activation(
             root = result.producer()
             if root is None or root.graph is not seed.graph or not same(whole.of(result), outer):
                 continue
-            if _closed(formula.interior | whole.interior | {seed}, root):
+            if closed(formula.interior | whole.interior | {seed}, root):
                 edit.replace(root, [edit.value_before(root, op_type, [x], attributes)])
                 return 1
     return 0
@@ -87,7 +86,7 @@ def fuse_layer_norm(edit: Editor) -> int:
     """
     facts = Facts(edit.model)
     changes = 0
-    for node in _nodes(edit, "Sqrt", "Pow"):
+    for node in nodes_of(edit, "Sqrt", "Pow"):
         if node.op_type == "Sqrt" or scalar(node.inputs[1]) == -0.5:
             changes += _fuse_norm(edit, node, facts)
     return changes
@@ -119,7 +118,7 @@ def _fuse_norm(edit: Editor, root: ir.Node, facts: Facts) -> int:
         if bias_node is not None and bias is not None:
             interior.add(scale_node)
             last, inputs = bias_node, [x, scale, bias]
-    if not _closed({n for n in interior if n is not None}, last):
+    if not closed({n for n in interior if n is not None}, last):
         return 0
     op_type = "RMSNormalization" if x is centered else "LayerNormalization"
     vectors = [_shaped(edit, value, -axis) for value in inputs[1:]]
@@ -203,68 +202,3 @@ def _shaped(edit: Editor, value: ir.Value | None, dims: int) -> ir.Value | None:
     if value is None or array is None or array.ndim == dims:
         return value
     return edit.constant(array.reshape(array.shape[-dims:]), f"{value.name}/vector")
-
-
-def fuse_attention(edit: Editor) -> int:
-    """softmax(q k^T scale + mask) v over tensors of rank 4 (batch, heads, sequence, size) becomes Attention."""
-    facts = Facts(edit.model)
-    changes = 0
-    for node in _nodes(edit, "Softmax"):
-        if attribute(node, "axis", -1) in (-1, 3):
-            changes += _fuse_attention_at(edit, node, facts)
-    return changes
-
-
-def _fuse_attention_at(edit: Editor, softmax: ir.Node, facts: Facts) -> int:
-    uses = tuple(softmax.outputs[0].uses())
-    if len(uses) != 1 or not is_op(uses[0].node, "MatMul") or uses[0].idx != 0:
-        return 0
-    last, scores, mask = uses[0].node, softmax.inputs[0], None
-    interior = {softmax}
-    add = scores.producer() if scores is not None else None
-    if add is not None and is_op(add, "Add"):
-        mask = next((v for v in add.inputs if facts.rank(v) in (2, 3, 4) and not _is_scores(v)), None)
-        scores = next((v for v in add.inputs if _is_scores(v)), None)
-        interior.add(add)
-        if mask is None:
-            return 0
-    scale, scores = _take_scale(scores, interior)
-    product = scores.producer() if scores is not None else None
-    if product is None or not is_op(product, "MatMul"):
-        return 0
-    interior.add(product)
-    factor, query = _take_scale(product.inputs[0], interior)
-    key_node = product.inputs[1].producer() if product.inputs[1] is not None else None
-    value = last.inputs[1]
-    if key_node is None or not is_op(key_node, "Transpose") or facts.rank(query) != 4 or facts.rank(value) != 4:
-        return 0
-    perm = list(attribute(key_node, "perm", ()))
-    if len(perm) != 4 or not _closed(interior, last):
-        return 0
-    key = key_node.inputs[0]
-    if perm != [0, 1, 3, 2]:
-        key = edit.value_before(last, "Transpose", [key], {"perm": [perm[0], perm[1], perm[3], perm[2]]})
-    inputs = [query, key, value] + ([mask] if mask is not None else [])
-    edit.replace(last, [edit.value_before(last, "Attention", inputs, {"scale": scale * factor})])
-    return 1
-
-
-def _is_scores(value: ir.Value | None) -> bool:
-    """Whether a value is a MatMul, perhaps scaled."""
-    _, value = _take_scale(value, set())
-    return value is not None and is_op(value.producer(), "MatMul")
-
-
-def _take_scale(value: ir.Value | None, interior: set[ir.Node]) -> tuple[float, ir.Value | None]:
-    """(factor, the value without it) for a product or quotient with a positive constant."""
-    node = value.producer() if value is not None else None
-    if node is not None and is_op(node, "Mul", "Div"):
-        number = scalar(node.inputs[1])
-        if number is not None and number > 0 and np.isfinite(number):
-            interior.add(node)
-            return (number if node.op_type == "Mul" else 1.0 / number), node.inputs[0]
-        number = scalar(node.inputs[0]) if node.op_type == "Mul" else None
-        if number is not None and number > 0:
-            interior.add(node)
-            return number, node.inputs[1]
-    return 1.0, value

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from hasten.base.errors import HastenError, ModelError
+from hasten.graph.attention import fuse_attention
 from hasten.graph.clean import drop_empty_inputs, merge_shape_ops, remove_no_ops, share_repeated
 from hasten.graph.edit import Editor, all_graphs
 from hasten.graph.fold import fold_constants, hoist_constants, inline_constant_if, own_outputs, remove_unused
 from hasten.graph.functions import inline_functions
-from hasten.graph.patterns import fuse_attention, fuse_gelu, fuse_hard_swish, fuse_layer_norm
+from hasten.graph.patterns import fuse_gelu, fuse_hard_swish, fuse_layer_norm
 from hasten.graph.simplify import fold_batch_norm, fold_channel_arithmetic, fold_input_scale, fold_pad
 from hasten.graph.transposes import sink_transposes
 from hasten.graph.upgrade import upgrade
