@@ -88,10 +88,11 @@ def test_the_page_shows_it_all() -> None:
     run = make_run(threads=(1, 2), rounds=12)
     run.design["command"] = ["hasten", "bench", "a b.onnx", "--peers", "ncnn"]
     run.cautions = ["turbo is on & <warm>"]
+    run.machine |= {"memory_bytes": 24 << 30, "cautions": ["the clock is slow to read"]}
     text, root = page(run)
     said = texts(root)
     for words in ("3 models, 5 engines, 1 and 2 threads", "hasten bench 'a b.onnx' --peers ncnn", "turbo is on & <warm>", "git checkout 1a2b3c4d5e",
-                  "A Processor 9000", "float32[1, 3, 224, 224]", "geometric mean", "1.2.3", run.id):  # fmt: skip
+                  "A Processor 9000", "the clock is slow to read", "24.0 GiB", "float32[1, 3, 224, 224]", "geometric mean", "1.2.3", run.id):  # fmt: skip
         assert words in said, words
     pictures = [svg.findtext("title") for svg in root.iter("svg") if svg.find("title") is not None]
     assert pictures.count("Ratios of times, 1 threads") == pictures.count("Speed against error, 2 threads") == 1

@@ -19,6 +19,7 @@ pytest.importorskip("sqlalchemy", reason="needs hasten[bench]")
 
 from synthetic import make_entry, make_run  # noqa: E402
 
+import hasten  # noqa: E402
 from hasten.base.errors import CorruptFile, InputError  # noqa: E402
 from hasten.bench import schema  # noqa: E402
 from hasten.bench.results import Run  # noqa: E402
@@ -226,6 +227,13 @@ def test_the_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert default_place() == tmp_path / "hasten" / "bench.sqlite"
     monkeypatch.delenv("XDG_DATA_HOME")
     assert default_place() == Path.home() / ".local/share/hasten/bench.sqlite"
+
+
+def test_without_sqlalchemy_one_is_told_what_to_install() -> None:
+    program = "import sys; sys.modules['sqlalchemy'] = None; import hasten.bench.store"
+    path = {**os.environ, "PYTHONPATH": str(Path(hasten.__file__).parents[1])}
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=path).stderr
+    assert "MissingDependency" in said and "pip install 'hasten[bench]'" in said
 
 
 def test_a_url_is_a_place_too(place: Path) -> None:

@@ -16,8 +16,8 @@ def markdown(summary: Summary) -> str:
     made = [f"# hasten bench: {words.title(summary)}", f"{run.began[:16].replace('T', ' ')} UTC, {run.status}, run `{run.id}`{revision}"]
     if words.STATUS[run.status]:
         made.append(f"**{words.STATUS[run.status]}**")
-    if run.cautions:
-        made.append("\n".join(f"- {_cell(caution)}" for caution in run.cautions))
+    if cautions := words.cautions(run):
+        made.append("\n".join(f"- {_cell(caution)}" for caution in cautions))
     for threads in summary.threads:
         means = [mean for mean in summary.means if mean.threads == threads]
         if means:

@@ -52,8 +52,8 @@ def _notices(summary: Summary) -> list[Markup]:
     kind = "notice refused" if run.status == "refused" else "notice"
     if says := words.STATUS[run.status]:
         made.append(el("p", el("strong", says)))
-    if run.cautions:
-        made.append(el("ul", [el("li", caution) for caution in run.cautions]))
+    if cautions := words.cautions(run):
+        made.append(el("ul", [el("li", caution) for caution in cautions]))
     return [el("div", made, class_=kind)] if made else []
 
 
@@ -187,8 +187,9 @@ def _machine(summary: Summary) -> Markup:
                 engines.setdefault(line.entry.engine, line.entry.about)
     pairs = [(name, "; ".join(f"{k} {v}" for k, v in about.items())) for name, about in engines.items()]
     said = [el("h3", "What the engines say of themselves"), _facts(pairs)]
+    machine = {name: value for name, value in run.machine.items() if name != "cautions"}  # they stand at the top
     design = {name: value for name, value in run.design.items() if name != "command"}
-    return join(el("h2", "Machine and design"), el("h3", "Machine"), _facts(list(words.facts(run.machine))),
+    return join(el("h2", "Machine and design"), el("h3", "Machine"), _facts(list(words.facts(machine))),
                 el("h3", "Design"), _facts(list(words.facts(design))), said if engines else None)  # fmt: skip
 
 

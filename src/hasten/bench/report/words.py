@@ -65,6 +65,12 @@ def memory_text(line: Line) -> str:
     return size_text(entry.peak_bytes) + (f" ({size_text(entry.model_bytes)})" if entry.model_bytes is not None else "")
 
 
+def cautions(run: Run) -> list[str]:
+    """What the checks during the run found, then what holds on this machine at all times."""
+    standing = run.machine.get("cautions")
+    return [*run.cautions, *(map(str, standing) if isinstance(standing, list) else ())]
+
+
 def command(run: Run) -> str:
     """The command line that measures the same again; empty where the run does not know it."""
     words = run.design.get("command") or ()
@@ -80,6 +86,8 @@ def facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, ", ".join(map(str, value)) if value else "none"
     elif isinstance(value, float):
         yield name, f"{value:.4g}"
+    elif isinstance(value, int) and name.endswith("_bytes"):
+        yield name.removesuffix("_bytes"), size_text(value)
     elif value not in (None, "", {}):
         yield name, str(value)
 

@@ -51,7 +51,7 @@ def show_means(summary: Summary) -> None:
 
 
 def show_cautions(summary: Summary) -> None:
-    for caution in summary.run.cautions:
+    for caution in words.cautions(summary.run):
         note(caution)
 
 
