@@ -88,7 +88,8 @@ class Emission:
         self.names: dict[str, int] = {}
         self.done: set[int] = set()
         self.static: dict[int, bool] = {}
-        self.placed: dict[int, int] = {}  # parts that were computed where a Concat lies: that one's id
+        self.placed: set[tuple[int, str, DimLike]] = set()  # parts of Concats that are where they belong: part, memory, offset
+        self.hosts: dict[int, tuple[Tensor, DimLike] | None] = {}  # Concats in the memory of larger ones
         self.keep: list[Tensor] = []  # tensors made here: their ids are keys of `buffers`
         self.objects: dict[int, str] = {}
         self.regions: dict[int, str] = {}  # kernel that computes a tensor
@@ -251,17 +252,60 @@ class Emission:
         place = o.place(position[0])
         if not {s for d in (*whole.shape, *(start for start, _ in place)) for s in D.symbols(d)} <= self.defined:
             return None
-        if id(whole) not in self.buffers:
-            self.allocate(whole, self._whole_order(whole, o, order))
-        have = self.buffers[id(whole)]
+        outermost = self._outermost(whole)
+        if id(outermost) not in self.buffers:
+            assert isinstance(outermost.origin, (T.Concat, T.Woven))
+            self.allocate(outermost, self._whole_order(outermost, outermost.origin, order))
+        have = self._within(whole)
         root = self.schedule.fused[id(t)].root if id(t) in self.schedule.fused else t
         if isinstance(root.origin, T.Kernel) and (have.strides[order[-1]] != 1 or place[order[-1]][1] != 1):
             return None
-        self.placed[id(t)] = id(whole)
         offset = have.offset
         for (start, _), stride in zip(place, have.strides, strict=True):
             offset = offset + start * stride
+        self.placed.add((id(t), have.name, offset))
         return Buffer(have.name, tuple(stride * step for (_, step), stride in zip(place, have.strides, strict=True)), offset)
+
+    def _outermost(self, whole: Tensor) -> Tensor:
+        """The tensor in whose memory a Concat lies: its own, or a larger Concat that begins with the same parts, or has it as a part."""
+        while (host := self._host(whole)) is not None:
+            whole = host[0]
+        return whole
+
+    def _host(self, whole: Tensor) -> tuple[Tensor, DimLike] | None:
+        """The next larger Concat that holds all of a Concat, and where along the axis it begins in it. Decided when first asked."""
+        if id(whole) not in self.hosts:
+            self.hosts[id(whole)] = self._find_host(whole)
+        return self.hosts[id(whole)]
+
+    def _find_host(self, whole: Tensor) -> tuple[Tensor, DimLike] | None:
+        o, users = whole.origin, self.schedule.users
+        if not isinstance(o, T.Concat) or not self._may_share(whole):
+            return None
+        for u in (*users.get(id(whole), []), *users.get(id(o.parts[0]), [])):
+            other = u.origin
+            if not isinstance(other, T.Concat) or u is whole or other.axis != o.axis or not self._may_share(u):
+                continue
+            if not {s for d in u.shape for s in D.symbols(d)} <= self.defined:
+                continue
+            position = [k for k, p in enumerate(other.parts) if p is whole]
+            if len(position) == 1:
+                return u, other.starts[position[0]]
+            if len(other.parts) > len(o.parts) and all(a is b for a, b in zip(o.parts, other.parts, strict=False)):
+                return u, 0
+        return None
+
+    def _may_share(self, t: Tensor) -> bool:
+        """Whether a Concat's memory may be part of another one's, or hold another one."""
+        return id(t) in self.schedule.realized and id(t) not in self.schedule.plain and id(t) not in self.homes and self.schedule.block_holds(t)
+
+    def _within(self, whole: Tensor) -> Buffer:
+        """Where a Concat lies, the outermost one being allocated."""
+        host = self._host(whole)
+        if host is None:
+            return self.buffers[id(whole)]
+        have, axis = self._within(host[0]), whole.origin.axis  # type: ignore[union-attr]
+        return replace(have, offset=have.offset + host[1] * have.strides[axis])
 
     def _lane_by_lane(self, t: Tensor, axis: int) -> bool:
         """Whether an output of the model, in row-major order, would be stored lane by lane by a kernel whose lanes run along `axis`: then it is
@@ -494,10 +538,18 @@ class Emission:
         return best if best != row else self.wish(t) or row
 
     def _concat(self, t: Tensor, o: T.Concat | T.Woven) -> None:
-        target = self.buffers.get(id(t)) or self.allocate(t, self._concat_order(t, o))
+        outermost = self._outermost(t)
+        if id(outermost) not in self.buffers:
+            self.allocate(outermost, self._concat_order(outermost, outermost.origin))  # type: ignore[arg-type]
+        target = self.buffers[id(t)] = self._within(t)
+        self.placed.add((id(t), target.name, target.offset))
         for k, p in enumerate(o.parts):
-            if self.placed.get(id(p)) == id(t) or (isinstance(p.size, int) and p.size == 0):
+            where = target.offset
+            for (start, _), stride in zip(o.place(k), target.strides, strict=True):
+                where = where + start * stride
+            if (id(p), target.name, where) in self.placed or (isinstance(p.size, int) and p.size == 0):
                 continue
+            self.placed.add((id(p), target.name, where))
             idx = symbols("o", p.shape)
             with self.evaluating():
                 value = p.at(idx)
