@@ -121,8 +121,17 @@ def test_coordinates_lie_in_the_pictures() -> None:
 
 @pytest.mark.parametrize("rounds", [0, 1, 2, 5])
 def test_few_rounds_have_no_intervals_and_still_a_page(rounds: int) -> None:
-    text, _ = page(make_run(rounds=rounds))
+    run = make_run(rounds=rounds)
+    text, _ = page(run)
+    warned = "onnxruntime, openvino:precision=f32, openvino, ncnn: " in " ".join(summarise(run).blocks[0].cautions())
+    assert warned == (rounds > 0)
     assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", text) and "inf " not in text and ">inf" not in text
+
+
+def test_ratios_without_intervals_lie_on_the_axis() -> None:
+    run = make_run({"hasten": (1, 0.0), "a": (4.0, 0.0)}, {"m.onnx": 1e-3}, rounds=3)
+    ticks = [text for text in page(run)[1].itertext() if re.fullmatch(r"[\d.]+x", text)]
+    assert {"1x", "2x", "3x"} <= set(ticks)
 
 
 def test_runs_without_anything() -> None:

@@ -61,6 +61,14 @@ class Block:
     def line(self, engine: str) -> Line | None:
         return next((line for line in self.lines if line.entry.engine == engine), None)
 
+    def cautions(self) -> list[str]:
+        """What the verdicts warn of, each with the engines that it is about."""
+        found: dict[str, list[str]] = {}
+        for line in self.lines:
+            for caution in line.verdict.cautions if line.verdict else ():
+                found.setdefault(caution, []).append(line.entry.engine)
+        return [f"{', '.join(engines)}: {caution}" for caution, engines in found.items()]
+
 
 @dataclass(frozen=True)
 class Mean:

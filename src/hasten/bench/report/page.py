@@ -80,7 +80,8 @@ def _card(mean: Mean, summary: Summary) -> Markup:
     bar = el("div", parts, class_="tally")
     mark = el("svg", pictures.mark(number, 6, 6), viewBox="0 0 12 12", aria_hidden="true")
     interval = f"95% interval {words.interval_text(ratio, 2)}" if words.bounded(ratio) else "too few rounds for an interval"
-    small = (interval, f"models {mean.least:.2f} to {mean.most:.2f}", bar, words.tally(mean))
+    reach = f"models {mean.least:.2f} to {mean.most:.2f}" if mean.models > 1 else "one model"
+    small = (interval, reach, bar, words.tally(mean))
     return el("div", el("div", mark, mean.engine, class_="name"), el("div", f"{ratio.value:.2f}\N{MULTIPLICATION SIGN}", class_=f"big {tone}"),
               [part if part is bar else el("div", part, class_="soft small") for part in small], class_="card")  # fmt: skip
 
@@ -116,7 +117,7 @@ def _overview(summary: Summary) -> list[Markup]:
         means = {mean.engine: mean for mean in summary.means if mean.threads == threads}
         cells = [el("td", f"{means[name].ratio.value:.2f}x" if name in means else "", class_="number") for name in peers]
         last = el("tr", el("td", "geometric mean"), el("td"), cells, class_="base")
-        made.append(el("div", el("table", el("thead", head), el("tbody", rows, last)), class_="scroll"))
+        made.append(el("div", el("table", el("thead", head), el("tbody", rows, last if len(rows) > 1 else None)), class_="scroll"))
     return made
 
 
@@ -149,10 +150,9 @@ def _model(summary: Summary, block: Block) -> Markup:
     table = el("table", el("thead", el("tr", [el("th", name, class_=kind or None) for name, kind in head])),
                el("tbody", [_line(line, first=line is block.base) for line in block.lines]))  # fmt: skip
     troubles = [el("p", el("strong", line.entry.engine), f": {line.entry.trouble}", class_="small bad") for line in block.lines if line.entry.trouble]
-    cautions = list(dict.fromkeys(f"{line.entry.engine}: {caution}" for line in block.lines if line.verdict for caution in line.verdict.cautions))
     numbers = {name: number for number, name in enumerate(summary.engines)}
     title = el("h3", block.name, el("span", f" \N{MIDDLE DOT} {_threads(block.threads)}", class_="soft"))
-    notes = [el("p", caution, class_="small open") for caution in cautions]
+    notes = [el("p", caution, class_="small open") for caution in block.cautions()]
     return el("section", title, el("div", about, class_="soft small"), el("div", table, class_="scroll"), troubles, notes,
               pictures.drift(block, numbers), class_="model", id=_anchor(summary, block))  # fmt: skip
 

@@ -52,7 +52,7 @@ def ratios(summary: Summary, threads: int) -> Markup:
     blocks.sort(key=lambda block: min(line.ratio.value for line in block.lines if line.ratio), reverse=True)
     numbers = {name: number for number, name in enumerate(summary.engines)}
     left, width, top, step = 226.0, 1000.0, 30.0, 11.0
-    found = [end for block in blocks for line in block.lines if line.ratio for end in (line.ratio.low, line.ratio.high)]
+    found = [end for block in blocks for line in block.lines if line.ratio for end in (line.ratio.low, line.ratio.value, line.ratio.high)]
     axis = LogAxis.around([*found, 1.0], left + 6, width - 96)
     rows, y = [], top
     for index, block in enumerate(blocks):

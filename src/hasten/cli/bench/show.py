@@ -27,8 +27,8 @@ def show_block(block: Block, base: str) -> None:
     for line in block.lines:
         if line.entry.trouble:
             note(f"{block.name}: {line.entry.engine} has no figures: {line.entry.trouble}")
-        for caution in line.verdict.cautions if line.verdict else ():
-            note(f"{block.name}: {line.entry.engine}: {caution}")
+    for caution in block.cautions():
+        note(f"{block.name}: {caution}")
     if block.subject.reference != "float64" and block.subject.reference:
         why = f": {block.subject.reference_note}" if block.subject.reference_note else ""
         note(f"{block.name}: errors are differences from {block.subject.reference}{why}")
