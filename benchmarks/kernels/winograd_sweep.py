@@ -4,7 +4,8 @@ kernels.dense_winograd chooses.
     python benchmarks/kernels/winograd_sweep.py [--isa avx512] [--seconds 0.05] [--fit] [channels-outputs-size[-batch[-kh-kw]] ...]
 
 Weights come from memory, as in a network that is larger than the caches: every call takes the next of several copies.
-Figures are minima of interleaved rounds, as ratios to the direct kernel; the tile that precision "high" would choose is
+Figures are minima of interleaved rounds (of the thread's own time: what else runs disturbs less), as ratios to the direct
+kernel; the tile that precision "high" would choose is
 marked. `--fit` prints the constants of the cost model that fit the measured times best (least squares of relative errors).
 """
 

@@ -42,8 +42,8 @@ GAIN = 1.05  # by how much the direct kernel must be expected to be beaten
 
 # Time in multiplications of whole vectors (terms: see direct_terms and winograd_terms), fitted to times of
 # benchmarks/kernels/winograd_sweep.py, weights coming from memory.
-DIRECT_COST = (0.905, 0.044, 5200.0)
-WINOGRAD_COST = (0.98, 3.15, 0.063, 6350.0)
+DIRECT_COST = (0.882, 0.0312, 5560.0)
+WINOGRAD_COST = (0.893, 3.77, 0.0435, 6870.0)
 
 
 def winograd_problem(

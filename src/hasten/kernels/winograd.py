@@ -28,8 +28,9 @@ from hasten.kernels.winograd_matrices import Algorithm, algorithm
 from hasten.kernels.winograd_transform import nested
 
 WINOGRAD_ARGS = CONV_ARGS
-INPUT_BYTES = 512 << 10  # of transformed inputs in scratch: a share of the second level cache
-LEAST_TILES = 28  # of a strip: every weight that is read serves so many tiles, whatever the cache holds
+INPUT_BYTES = 256 << 10  # of transformed inputs in scratch: a share of the second level cache
+LEAST_TILES = 7  # of a strip: every weight that is read serves so many tiles, whatever the cache holds
+FEW_TILES = 112  # with fewer, register tiles are chosen to fit their number
 LINE = 64
 
 
@@ -86,7 +87,7 @@ def layout(problem: WinogradProblem, isa: Isa) -> Layout:
 
 def _rows(problem: WinogradProblem) -> int | None:
     """Rows of a product where the register tile should fit them: few tiles."""
-    return problem.tiles if problem.tiles is not None and problem.tiles <= 4 * LEAST_TILES else None
+    return problem.tiles if problem.tiles is not None and problem.tiles <= FEW_TILES else None
 
 
 def _odd_lines(count: int) -> int:
