@@ -54,6 +54,18 @@ def test_ratios_words_and_means() -> None:
         assert mean.least <= mean.ratio.value <= mean.most
 
 
+def test_the_interval_of_a_mean_covers() -> None:
+    """The true mean, 1.5, lies in at least 95% of the intervals: of 120, three and a half deviations below that are 88%."""
+    covered = 0
+    for seed in range(120):
+        run = make_run(["hasten"], {"a.onnx": 1e-3, "b.onnx": 2e-3, "c.onnx": 3e-3}, rounds=0)
+        for number, subject in enumerate(run.subjects):
+            subject.entries = [make_entry(name, seconds, rounds=14, noise=0.1, seed=10 * seed + number) for name, seconds in (("hasten", 1e-3), ("peer", 1.5e-3))]
+        (mean,) = summarise(run).means
+        covered += mean.ratio.low <= 1.5 <= mean.ratio.high
+    assert covered >= 0.88 * 120
+
+
 def test_the_base_can_be_chosen() -> None:
     run = make_run(rounds=12)
     assert summarise(run, "openvino").base == "openvino"
