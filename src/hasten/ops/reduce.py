@@ -11,7 +11,9 @@ from hasten.base.dims import DimLike
 from hasten.base.dtypes import compute_type, is_float
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr, op
+from hasten.kernels.softmax import SHORTEST, SoftmaxSpec
 from hasten.lower.trace import Context, Index, Shape, Stage, Tensor
+from hasten.ops.dense import isa_of
 from hasten.ops.elementwise import refuse_complex
 from hasten.ops.quantize import normal_axis
 from hasten.ops.registry import Node, NoNative, operator, tensors
@@ -240,7 +242,13 @@ def along_axis(
 
 
 def softmax(cx: Context, x: Tensor, axis: int) -> Tensor:
-    """exp(x - max) / sum(exp(x - max)) along an axis (non-negative)."""
+    """exp(x - max) / sum(exp(x - max)) along an axis (non-negative): by a kernel for long lines along the last axis."""
+    isa, n = isa_of(cx), x.shape[axis]
+    short = isinstance(n, int) and n < SHORTEST
+    if isa is not None and axis == x.rank - 1 and not short and x.dtype in ("float32", "float16", "bfloat16"):
+        lines = cx.reshape(x, (D.product(x.shape[:-1]), n))
+        y = cx.reshape(cx.kernel(SoftmaxSpec(isa, x.dtype), [lines], [("float32", lines.shape)])[0], x.shape)
+        return y if x.dtype == "float32" else cx.map(x.shape, x.dtype, lambda i: y.at(i))
 
     def stages(at: Callable[[Index, Index], Expr]) -> list[Stage]:
         return [
