@@ -113,7 +113,10 @@ def test_compiled_by_torch(spec: str, small: Path, tmp_path: Path) -> None:
         check(run(first), expected(small, first), spec)
         first["x"] *= -2
         check(run(first), expected(small, first), spec)
+    from torch._dynamo.utils import counters
+
     assert any((tmp_path / "cache").iterdir())
+    assert counters["inductor"]["mkldnn_conv_weight_pack_matcher_count"], "weights are not frozen"
 
 
 def test_torch_compile_says_that_it_needs_a_compiler(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,6 @@ from hasten.bench.peer import Runner
 from hasten.bench.peers.support import choose
 from hasten.bench.peers.torch import OPTIONS, TorchRunner, use_threads
 
-SETTINGS = {"freezing": True}  # of inductor
-
 
 class TorchCompile:
     name = "torch_compile"
@@ -35,10 +33,11 @@ class TorchCompile:
         import torch._inductor.config as inductor
 
         inductor.compile_threads = threads
+        inductor.freezing = True  # for the whole process: among the options of torch.compile it does nothing
         use_threads(threads)
 
         def finish(module: Any) -> Any:
-            return torch.compile(module, dynamic=False, options=SETTINGS)
+            return torch.compile(module, dynamic=False)
 
         about = {"version": torch.__version__, "compiler": f"inductor, freezing, {compiler}"}
         runner = TorchRunner(model, dtype, finish, about)
