@@ -56,13 +56,15 @@ def slowest_start(key: str) -> Figure:
 
 
 def memory(chosen: Sequence[Point]) -> float | None:
-    """The largest ratio of peak memory to ONNX Runtime's."""
+    """The largest ratio of peak memory to ONNX Runtime's, after warm starts."""
     found = [ours / theirs for p in chosen if (ours := _peak(p, BASE)) and (theirs := _peak(p, "onnxruntime"))]
     return max(found) if found else None
 
 
 def _peak(p: Point, engine: str) -> int | None:
-    return p.engines.get(engine, {}).get("peak_bytes")
+    """Of a warm start: a process that compiles needs more."""
+    entry = p.engines.get(engine, {})
+    return entry.get("peak_bytes") if entry.get("warm_start_ns") else None
 
 
 @dataclass(frozen=True)
