@@ -231,6 +231,7 @@ def slower(factor: float, noise: float = 0.02) -> Callable[[Run], None]:
 def test_the_gate(invoke: Any, fake: dict[str, Any], digits: Path, change: Any, code: int, words: str) -> None:
     fake["change"] = slower(1.0)
     assert invoke("bench", digits, "-p", "onnxruntime", "--save-baseline", "b.json").exit_code == 0
+    assert fake["design"].least_rounds == 40
     fake["change"] = change
     result = invoke("bench", digits, "-p", "onnxruntime", "--gate", "b.json")
     assert result.exit_code == code and words in result.stderr

@@ -18,6 +18,7 @@ from hasten.bench.summary import Summary
 
 FORMAT, VERSION = "hasten-bench-baseline", 1
 BAND = 0.05
+ROUNDS = 40  # at least, of a run that is recorded or judged: a clear winner is known after ten, a change of a few percent is not
 PASSED, SLOWER, UNDECIDED, NOTHING = 0, 1, 2, 3  # exit codes
 
 

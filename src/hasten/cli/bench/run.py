@@ -80,6 +80,8 @@ def measure_models(
     Every engine runs in a process of its own. Answers are checked before anything is timed; then engines take turns in an order drawn anew, until
     it is clear who is faster or the budget is spent. Raw samples are kept. Inputs that are not given are random.
     """  # fmt: skip
+    from dataclasses import replace
+
     from hasten.bench import gate as gates
     from hasten.bench.experiment import measure
     from hasten.bench.keep import Keeper
@@ -96,6 +98,8 @@ def measure_models(
     feeding = {"sources": inputs or (), "dims": dims or (), "seed": seed, "default": "random", "pictures": pictures, "stray_dims": len(models) > 1}
     tasks = _tasks(models, feeding)
     design = Design(seconds=budget, most_rounds=rounds, band=band, seed=seed, starts=starts, even_if_busy=even_if_busy)
+    if gate or save_baseline:
+        design = replace(design, least_rounds=gates.ROUNDS)
     with Store(store) as place:
         keeper = Keeper(place, _command())
         with Live(len(tasks), not json, keeper.keep) as live:
