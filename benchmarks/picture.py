@@ -8,7 +8,7 @@ from points import BASE, Point
 from tables import SHORT
 
 from hasten.bench.report.axes import LogAxis
-from hasten.bench.report.markup import Markup, el, join, svg
+from hasten.bench.report.markup import Markup, el, join
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 440, 70, 20, 50, 50
 SHOWN = {  # engine -> its colour; those that a machine has no times of are left out
@@ -39,7 +39,8 @@ def speed_and_error(points: Sequence[Point], title: str) -> Markup | None:
         for speed, error, name in marks
     ]  # fmt: skip
     paper = el("rect", width=WIDTH, height=HEIGHT, fill="#ffffff")
-    return svg(WIDTH, HEIGHT, title, paper, _grid(across, down), dots, _legend(list(found)))
+    drawn = [el("title", title), paper, _grid(across, down), dots, _legend(list(found))]
+    return el("svg", drawn, xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", width=WIDTH, height=HEIGHT, role="img")
 
 
 def _speed(p: Point, engine: str) -> float | None:

@@ -103,7 +103,9 @@ def test_picture() -> None:
     """Well-formed, a mark for each engine and model besides the legend's; nothing where there is only Hasten."""
     drawn = picture.speed_and_error(made_up(), "title")
     assert drawn is not None
-    assert len(xml.etree.ElementTree.fromstring(drawn).findall(".//circle")) == 2 * 2 + 2  # hasten and openvino
+    tree = xml.etree.ElementTree.fromstring(drawn)
+    assert tree.tag == "{http://www.w3.org/2000/svg}svg"  # without the name space, no browser shows a file of it
+    assert len(tree.findall(".//{*}circle")) == 2 * 2 + 2  # hasten and openvino
     assert picture.speed_and_error([point("a", entry("hasten", 1), entry("onnxruntime", 1))], "title") is None
 
 
