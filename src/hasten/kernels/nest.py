@@ -23,10 +23,11 @@ from hasten.codegen.builder import Function, Module, V, Var, vector
 from hasten.codegen.isa import Isa
 from hasten.kernels import transposing
 from hasten.kernels.emit import Arguments, Emitter, Words
-from hasten.kernels.expr import Expr, param, walk
+from hasten.kernels.expr import OPS, Expr, param, walk
 from hasten.kernels.problem import Loop, NestProblem, StageProblem, StoreProblem
 
 UNROLL = 16  # inner rounds that are written out
+CHAINS = 4  # vectors that a long, cheap reduction takes at once: each alone would wait for its last sum before the next one
 
 
 @dataclass
@@ -122,6 +123,31 @@ def _choose(p: NestProblem, lanes: int) -> str:
     return "across" if across <= along else "along"
 
 
+def _chains(p: NestProblem, stages: tuple[StageProblem, ...], lane: str) -> int:
+    """Vectors of lanes taken at once: several where reductions would otherwise be chains of short operations."""
+    known = [n for _, n in p.inner if isinstance(n, int)]
+    if not stages or (len(known) == len(p.inner) and math.prod(known) <= UNROLL) or any(s.kind.startswith("arg") for s in stages):
+        return 1
+    memo: dict[int, bool] = {}
+    seen: set[int] = set()
+    return CHAINS if all(_is_simple(n, lane, memo) for s in stages for n in walk(s.expr, seen)) else 1
+
+
+def _is_simple(e: Expr, lane: str, memo: dict[int, bool]) -> bool:
+    """Cheap to compute, or the same in all lanes; of loads: whole vectors or one value."""
+    if e.kind == "load":
+        linear = D.linear(e.index[0], lane)
+        return linear is not None and isinstance(linear[0], int) and linear[0] in (0, 1) and not e.binds and e.guard is None
+    return e.kind != "op" or (e.name in OPS and OPS[e.name].cost <= 1) or not _varies(e, lane, memo)
+
+
+def _varies(e: Expr, lane: str, memo: dict[int, bool]) -> bool:
+    """Whether lanes have different values; parameters count as the same."""
+    if id(e) not in memo:
+        memo[id(e)] = any(lane in D.symbols(d) for d in e.index) or any(_varies(c, lane, memo) for c in e.children())
+    return memo[id(e)]
+
+
 # --- emission ------------------------------------------------------------------------------------------------------------------
 def emit(p: NestProblem, isa: Isa) -> Text:
     """The kernel's text. The problem's Exprs load from buffer keys at offsets in elements."""
@@ -215,6 +241,8 @@ class _Nest:
         lanes = self.lanes
         i = f.var("i64", begin)
         main, tail = f.label("main"), f.label("tail")
+        if (wide := lanes * _chains(self.p, self.p.stages, name)) > lanes:
+            self._while(i, lambda now: now + (wide - 1) < end, lambda now: self._body({**env, name: now}, wide, None, None), wide, main)
         self._while(i, lambda now: now + (lanes - 1) < end, lambda now: self._body({**env, name: now}, lanes, None, None), lanes, main)
         if self.masked:
             now = i.get()
@@ -297,9 +325,12 @@ class _Nest:
 
             self._strip(self.args.integer(n), body)
 
-    def _strip(self, n: V, body: Callable[[V, int, V | None, V | None], None]) -> None:
+    def _strip(self, n: V, body: Callable[[V, int, V | None, V | None], None], widest: int = 1) -> None:
+        """body(first, lanes, ...) for range(n): `widest` lanes at a time, then as many as a vector has, then the rest."""
         f, lanes = self.f, self.lanes if self.mode == "along" else 1
         i = f.var("i64", 0)
+        if widest > lanes:
+            self._while(i, lambda now: now + (widest - 1) < n, lambda now: body(now, widest, None, None), widest, "main")
         if lanes > 1:
             self._while(i, lambda now: now + (lanes - 1) < n, lambda now: body(now, lanes, None, None), lanes, "main")
             if self.masked:
@@ -313,21 +344,23 @@ class _Nest:
         p, f = self.p, self.f
         name, n = p.inner[-1]
         size = self.args.integer(n)
-        wide, narrow = _Accumulator(f, stage, self.lanes), _Accumulator(f, stage, 1)
+        several = self.lanes * _chains(p, (stage,), name)
+        sums = {lanes: _Accumulator(f, stage, lanes) for lanes in (1, self.lanes, several)}
         with ExitStack() as stack:
             inner, flat = self._inner(stack, p.inner[:-1])
 
             def body(i: V, lanes: int, mask: V | None, last: V | None) -> None:
                 e = Emitter(self.args, {**env, **inner, name: i}, name, lanes, mask, params, last)
                 position = flat * size + i
-                value = f.splat(e.emit(stage.expr), lanes)
-                if lanes == 1:
-                    narrow.add(value, position)
-                else:
-                    wide.add(value, f.splat(position, lanes) + f.iota("i64", lanes), mask)
+                if lanes > 1:
+                    position = f.splat(position, lanes) + f.iota("i64", lanes)
+                sums[lanes].add(f.splat(e.emit(stage.expr), lanes), position, mask)
 
-            self._strip(size, body)
-        return wide.horizontal(narrow)
+            self._strip(size, body, several)
+        rest = sums.pop(1)
+        for wide in sums.values():
+            wide.horizontal(rest)
+        return rest.result()
 
     def _scalar(self, env: dict[str, V], stage: StageProblem, params: dict[str, V]) -> V:
         acc = _Accumulator(self.f, stage, 1)
@@ -375,12 +408,13 @@ class _Accumulator:
     def result(self) -> V:
         return self.value.get() if self.where is None else self.where.get()
 
-    def horizontal(self, rest: _Accumulator) -> V:
-        """All lanes and the scalar remainder in one."""
+    def horizontal(self, rest: _Accumulator) -> None:
+        """Add all lanes to the scalar `rest`."""
         f = self.f
         if self.where is None:
-            lanes = M.reduce_lanes(f, self.kind, self.dtype, self.value.get()) if self.lanes > 1 else self.value.get()
-            return M.emit_op(f, self.kind, self.dtype, [lanes, rest.value.get()])
+            lanes = M.reduce_lanes(f, self.kind, self.dtype, self.value.get())
+            rest.value.set(M.emit_op(f, self.kind, self.dtype, [lanes, rest.value.get()]))
+            return
         values, wheres = self.value.get(), self.where.get()
         for k in range(self.lanes):
             x, position = f.extract(values, k), f.extract(wheres, k)
@@ -388,7 +422,6 @@ class _Accumulator:
             wins = (position >= 0) & ((where < 0) | self._before(x, position, best, where))
             rest.value.set(f.select(wins, x, best))
             rest.where.set(f.select(wins, position, where))  # type: ignore[union-attr]
-        return rest.result()
 
     def _before(self, x: V, position: V, best: V, where: V) -> V:
         f = self.f
