@@ -60,7 +60,8 @@ def contest(specs: Sequence[EngineSpec], design: Design) -> list[Entry]:
         seats = []
         for spec in specs:
             engine = stack.enter_context(Engine(spec, MODEL, 1, choose_cpus(1)))
-            seats.append(Seat(engine, Entry(str(spec), 1), engine.load({}).base_bytes))
+            loaded = engine.load({})
+            seats.append(Seat(engine, Entry(str(spec), 1), loaded.base_bytes, (loaded.answered_ns - engine.began_ns) / 1e9))
         for seat in seats:
             seat.settle(design)
         play(seats, design, Watch(1), on_round=lambda number, share: None, on_check=lambda check: None)

@@ -50,6 +50,15 @@ def test_answers_and_times(doubling: Task, tmp_path: Path) -> None:
         assert seen > 0 and fresh > 0
 
 
+def test_starts_again(doubling: Task) -> None:
+    with engine(doubling, "fake") as fake:
+        fake.load(doubling.feeds)
+        first = fake._process.pid
+        np.testing.assert_array_equal(fake.restart().outputs["y"], [2, -4, 6, 8])
+        assert state(first) == "" and state(fake._process.pid) == "T" and fake._process.pid != first
+        assert fake.turn(3).loops == 3
+
+
 def test_sleeps_out_of_turn_and_ends(doubling: Task) -> None:
     with engine(doubling, "fake") as fake:
         fake.load(doubling.feeds)

@@ -32,11 +32,15 @@ class Stand:
     """An engine whose calls take `seconds`, with noise; it fails in turn `fails`."""
 
     def __init__(self, clock: Clock, seconds: float, fails: int = -1):
-        self.cpus = frozenset({0})
+        self.cpus, self.starts = frozenset({0}), 1
         self.clock, self.seconds, self.fails, self.noise, self.turns = clock, seconds, fails, random.Random(seconds), itertools.count()
 
     def warm(self, seconds: float) -> Warm:
         return Warm(17, seconds > 1, round(self.seconds * 1e9))
+
+    def restart(self) -> None:
+        self.starts += 1
+        self.clock.now += 0.1
 
     def turn(self, loops: int) -> Turn:
         if next(self.turns) == self.fails:
@@ -59,7 +63,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 
 def seat(engine: Any, name: str = "e") -> Seat:
-    return Seat(engine, Entry(name, 1), 0)
+    return Seat(engine, Entry(name, 1), 0, 0.1)
 
 
 def run(seats: list[Seat], **design: Any) -> tuple[list[int], list[Check]]:
@@ -134,3 +138,20 @@ def test_what_other_processes_took_is_not_counted() -> None:
     assert sample(turn, 0, 0, 2).seconds == 500e-9  # on two CPUs threads of the engine may have waited for each other
     own_thread_ran = Turn(2, 1000, 950, 0, 250)
     assert sample(own_thread_ran, 0, 0, 1).wait_ns == 50
+
+
+def test_a_small_difference_is_met_in_several_processes(clock: Clock) -> None:
+    small = [Stand(clock, 0.001), Stand(clock, 0.00105)]
+    seats = [seat(engine) for engine in small]
+    seen, _ = run(seats, seconds=1000, least_rounds=30)
+    assert [engine.starts for engine in small] == [3, 3] and 90 <= seen[-1] <= 93  # as many rounds in each
+    large = [Stand(clock, 0.001), Stand(clock, 0.0012)]
+    run([seat(engine) for engine in large], seconds=1000)
+    assert [engine.starts for engine in large] == [1, 1]
+
+
+def test_engines_start_again_now_and_then(clock: Clock) -> None:
+    """At the edge of the band no verdict comes: a start takes 0.2 s for both, so there is one after each second of rounds."""
+    engines = [Stand(clock, 0.001), Stand(clock, 0.00102)]
+    run([seat(engine) for engine in engines], seconds=12)
+    assert all(9 <= engine.starts <= 11 for engine in engines)

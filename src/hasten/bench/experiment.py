@@ -175,11 +175,12 @@ class _Sitting:
         except HastenError as error:
             entry.trouble = str(error)
             return
+        taken = loaded.answered_ns - engine.began_ns
         if self._design.starts:
-            entry.warm_start_ns = loaded.answered_ns - engine.began_ns
+            entry.warm_start_ns = taken
         entry.about.update(loaded.about)
         self._answers[entry.engine] = loaded.outputs
-        self.seats.append(Seat(engine, entry, loaded.base_bytes))
+        self.seats.append(Seat(engine, entry, loaded.base_bytes, taken / 1e9))
 
     def _engine(self, spec: EngineSpec, cache: Path) -> Engine:
         return Engine(spec, self._task.model, self._threads, self._cpus, cache, limit=self._design.limit_seconds)

@@ -84,6 +84,10 @@ class Engine:
     def __init__(self, spec: EngineSpec, model: Path, threads: int, cpus: Iterable[int], cache: Path | None = None, *, limit: float = LIMIT):
         self.spec, self.model, self.threads, self.cpus = spec, model, threads, frozenset(cpus)
         self._cache, self._limit = cache, limit
+        self._feeds: Feeds = {}
+        self._start()
+
+    def _start(self) -> None:
         self._said = tempfile.TemporaryFile()
         ours, theirs = os.pipe(), os.pipe()  # (read, write): answers, requests
         self._read, self._write = ours[0], theirs[1]
@@ -95,7 +99,7 @@ class Engine:
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said, pass_fds=(theirs[0], ours[1]),
-                env=_environment(threads), start_new_session=True,
+                env=_environment(self.threads), start_new_session=True,
             )  # fmt: skip
         finally:
             os.close(theirs[0])
@@ -103,8 +107,15 @@ class Engine:
 
     def load(self, feeds: Feeds) -> Loaded:
         """Load the model and answer `feeds` once; they are the inputs of all that is timed."""
+        self._feeds = feeds
         cache = str(self._cache) if self._cache else None
         return Loaded(*self._ask("load", self.spec.peer, dict(self.spec.options), str(self.model), self.threads, cache, dict(feeds)))
+
+    def restart(self) -> Loaded:
+        """The same in a fresh process."""
+        self.close()
+        self._start()
+        return self.load(self._feeds)
 
     def outputs(self, feeds: Feeds | None = None) -> dict[str, Any]:
         """The answer to `feeds`, without to those of `load`."""

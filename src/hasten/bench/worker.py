@@ -73,7 +73,7 @@ class Worker:
         until, best, wall, size = time.monotonic_ns() + seconds * 1e9, math.inf, 0, 1
         since = calls = needed = 0
         while since < STEADY_BATCHES and time.monotonic_ns() < until:
-            wall = self.turn(size, 0)[0]
+            wall = self._call(size)
             calls += size
             if wall * 2 < BATCH_NS:  # too short to judge
                 size *= 2
@@ -123,9 +123,9 @@ class Worker:
             overwrite(self._feeds, kept)
         return round(statistics.median(seen)), round(statistics.median(fresh))
 
-    def _call(self) -> int:
-        """Nanoseconds of one call, without those in which it had to wait for a CPU and did not work."""
-        wall, cpu, _, waited = self.turn(1, 0)
+    def _call(self, loops: int = 1) -> int:
+        """Nanoseconds of calls, without those in which they had to wait for a CPU and did not work."""
+        wall, cpu, _, waited = self.turn(loops, 0)
         return wall - min(waited, max(0, wall - cpu))
 
     def about(self) -> dict[str, str]:
