@@ -278,6 +278,15 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert toolchain.compiler(toolchain.target(None)) == ["my-cc", "-m64"]
 
 
+def test_levels_of_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, arm, intel = toolchain.target(None), toolchain.target("aarch64-linux"), toolchain.target("x86_64-linux")
+    assert toolchain.level(here, None) == isas.get()
+    assert toolchain.level(intel, "amx").amx == "native"
+    for machine, other, name in (("x86_64", arm, "neon"), ("aarch64", intel, "avx2")):
+        monkeypatch.setattr(toolchain.platform, "machine", lambda machine=machine: machine)
+        assert toolchain.level(other, None).name == name and toolchain.target(None).architecture == machine
+
+
 def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, models: Models, tmp_path: Path) -> None:
     monkeypatch.setenv("CC", f"{sys.executable} -c 'raise SystemExit(\"no disk\")'")
     with pytest.raises(CompileError, match="no disk"):

@@ -22,12 +22,12 @@ _ZIG = "pip install 'hasten[deploy]'"
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of machine: `isas` are the levels that it may have, the first (None: this machine's best) the default;
-    `compilers` are commands of cross compilers, `package` what Debian and Ubuntu call theirs."""
+    """A kind of machine: `isas` are the levels that it may have, the first the default where this machine is of another
+    kind; `compilers` are commands of cross compilers, `package` what Debian and Ubuntu call theirs."""
 
     name: str
     architecture: str
-    isas: tuple[str | None, ...]
+    isas: tuple[str, ...]
     zig: str
     compilers: tuple[str, ...]
     package: str
@@ -36,7 +36,7 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("x86_64-linux", "x86_64", (None, "portable", "avx2", "avx512", "amx"), "x86_64-linux-gnu",
+        Target("x86_64-linux", "x86_64", ("avx2", "portable", "avx512", "amx"), "x86_64-linux-gnu",
                ("x86_64-linux-gnu-gcc",), "gcc-x86-64-linux-gnu"),
         Target("aarch64-linux", "aarch64", ("neon",), "aarch64-linux-gnu",
                ("aarch64-linux-gnu-gcc", "aarch64-unknown-linux-gnu-gcc"), "gcc-aarch64-linux-gnu"),
@@ -57,9 +57,9 @@ def level(wanted: Target, isa: str | None) -> Isa:
     """The instruction set level for a target: `isa`, which this machine may lack, or the default. Raises InputError for
     a level of other machines."""
     if isa is not None and isa not in wanted.isas:
-        names = ", ".join(name for name in wanted.isas if name)
-        raise InputError(f"isa={isa!r} is no level of {wanted.name}, which has {names}.")
-    return isas.get(isa or wanted.isas[0], cross=True)
+        raise InputError(f"isa={isa!r} is no level of {wanted.name}, which has {', '.join(wanted.isas)}.")
+    foreign = wanted.architecture != _architecture()
+    return isas.get(isa or (wanted.isas[0] if foreign else None), cross=True)
 
 
 def _architecture() -> str:
