@@ -163,6 +163,7 @@ CALLS = [
     Call(WinogradProblem(8, 12, (3, 3), (3, 3)), 1, 9, 7),
     Call(WinogradProblem(64, 16, (3, 3), TWO), 1, 30, 50, threads=2),
     Call(WinogradProblem(256, 20, (3, 3), FOUR, tiles=35), 1, 20, 26),
+    Call(WinogradProblem(272, 20, (3, 3), FOUR), 1, 9, 50),
     Call(WinogradProblem(12, 24, (1, 3), (1, 4)), 1, 1, 30, (0, 1, 0, 1), threads=2),
     Call(WinogradProblem(12, 24, (1, 5), (1, 2)), 1, 1, 11, (0, 2, 0, 2)),
     Call(WinogradProblem(12, 24, (3, 1), (4, 1)), 1, 11, 5, (1, 0, 1, 0)),

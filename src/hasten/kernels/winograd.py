@@ -29,7 +29,8 @@ from hasten.kernels.winograd_transform import nested
 
 WINOGRAD_ARGS = CONV_ARGS
 INPUT_BYTES = 256 << 10  # of transformed inputs in scratch: a share of the second level cache
-LEAST_TILES = 7  # of a strip: every weight that is read serves so many tiles, whatever the cache holds
+LEAST_TILES = 14  # of a strip that fits the cache: every weight that is read serves so many tiles
+MANY_TILES = 28  # of a strip that does not
 FEW_TILES = 112  # with fewer, register tiles are chosen to fit their number
 LINE = 64
 
@@ -53,8 +54,7 @@ class WinogradProblem:
     @property
     def block(self) -> int:
         """Channels that are added up by themselves: sums of such sums have smaller errors than one long sum."""
-        most = 16 if self.channels <= 128 else 32  # about the square root of the channels, and enough to be quick
-        return -(-self.channels // -(-self.channels // most))
+        return min(self.channels, 16 if self.channels <= 128 else 32)  # about the square root of the channels, and enough to be quick
 
     @property
     def points(self) -> int:
@@ -64,11 +64,13 @@ class WinogradProblem:
 
 @dataclass(frozen=True)
 class Layout:
-    """Of the scratch: floats between the tiles of V, tiles of a strip, bytes between points of V and of M."""
+    """Of the scratch: tiles of a strip; bytes between the tiles of V, between its blocks of channels, between its points, and between
+    the points of M."""
 
     plan: Plan
-    pitch: int
     tiles: int
+    row_bytes: int
+    block_bytes: int
     input_bytes: int
     product_bytes: int
 
@@ -76,13 +78,17 @@ class Layout:
 def layout(problem: WinogradProblem, isa: Isa) -> Layout:
     """How the scratch is laid out."""
     plan = tile.plan(isa, problem.outputs, _rows(problem), slack=True)
-    most = plan.rows[0]
-    pitch = problem.channels + PAD if tile.aliases(problem.channels * FLOAT, most) else problem.channels
-    fitting = max(LEAST_TILES, INPUT_BYTES // (problem.points * pitch * FLOAT))
-    if problem.tiles is not None:
-        fitting = min(fitting, problem.tiles)
-    tiles = -(-fitting // most) * most
-    return Layout(plan, pitch, tiles, _odd_lines(tiles * pitch * FLOAT), _odd_lines(tiles * plan.width * FLOAT))
+    most, channels, block = plan.rows[0], problem.channels, problem.block
+    fitting = INPUT_BYTES // (problem.points * channels * FLOAT)
+    fits, lanes = fitting >= LEAST_TILES, isa.lanes(32)
+    wanted = fitting if fits else MANY_TILES
+    tiles = -(-(wanted if problem.tiles is None else min(wanted, problem.tiles)) // most) * most
+    products = _odd_lines(tiles * plan.width * FLOAT)
+    if not fits and channels % lanes == block % lanes == 0:  # what a product reads from memory is contiguous
+        inputs = _odd_lines(tiles * -(-channels // block) * block * FLOAT)
+        return Layout(plan, tiles, block * FLOAT, tiles * block * FLOAT, inputs, products)
+    pitch = channels + PAD if tile.aliases(channels * FLOAT, most) else channels
+    return Layout(plan, tiles, pitch * FLOAT, block * FLOAT, _odd_lines(tiles * pitch * FLOAT), products)
 
 
 def _rows(problem: WinogradProblem) -> int | None:
@@ -141,7 +147,7 @@ class _Winograd:
         with f.loop(tiles[0], tiles[1], step) as first:
             stop = f.smin(first + step, tiles[1])
             with f.loop(first, stop) as t:
-                _Patch(self, *self._position(t)).transform(f.at(self.inputs, t - first, self.layout.pitch * FLOAT))
+                _Patch(self, *self._position(t)).transform(f.at(self.inputs, t - first, self.layout.row_bytes))
             with f.loop(columns[0], columns[1]) as panel:
                 self._multiply(panel, stop - first)
                 with f.loop(first, stop) as t:
@@ -159,9 +165,10 @@ class _Winograd:
         """M of all points: the strip's `count` tiles by one panel, a block of channels at a time."""
         f, p, layout, width = self.f, self.problem, self.layout, self.plan.width
         weights = f.at(self.arg["weights"], panel, p.points * p.channels * width * FLOAT)
-        with f.loop(0, p.points) as point, f.loop(0, p.channels, p.block) as channel:
+        with f.loop(0, p.points) as point, f.loop(0, -(-p.channels // p.block)) as block:
+            channel = block * p.block
             b = f.at(f.at(weights, point, p.channels * width * FLOAT), channel, width * FLOAT)
-            rows = f.at(f.at(self.inputs, point, layout.input_bytes), channel, FLOAT)
+            rows = f.at(f.at(self.inputs, point, layout.input_bytes), block, layout.block_bytes)
             products = f.at(self.products, point, layout.product_bytes)
             now = f.var("i64", 0)
             with f.forever() as loop:
@@ -176,7 +183,7 @@ class _Winograd:
 
     def _rows(self, shape: Shape, now: Var, rows: V, b: V, products: V, channel: V) -> None:
         """One register tile of products, added to those of earlier channels; `now` advances by its rows."""
-        f, p, pitch, first = self.f, self.problem, self.layout.pitch * FLOAT, now.get()
+        f, p, pitch, first = self.f, self.problem, self.layout.row_bytes, now.get()
         now.set(first + shape.rows)
         t = tile.Tile(f, shape)
         whole = p.channels % p.block == 0
@@ -261,18 +268,20 @@ class _Patch:
 
     def _channels(self, target: V, pixel: Callable[[int, int], V]) -> None:
         """Vectors of channels; the last one ends with the channels and may repeat some."""
-        f, channels, lanes = self.f, self.kernel.problem.channels, self.kernel.isa.lanes(32)
+        f, problem, layout, lanes = self.f, self.kernel.problem, self.kernel.layout, self.kernel.isa.lanes(32)
+        channels = problem.channels
         while lanes > channels:
             lanes //= 2
-        type_, step = vector("float", lanes), self.kernel.layout.input_bytes
+        type_ = vector("float", lanes)
         with f.loop(0, channels, lanes) as at:
             c = f.smin(at, channels - lanes) if channels % lanes else at
-            place = f.at(target, c, FLOAT)
+            block = c / problem.block
+            place = f.at(f.at(target, block, layout.block_bytes), c - block * problem.block, FLOAT)
 
             def load(i: int, j: int) -> V:
                 return f.load(type_, f.at(pixel(i, j), c, FLOAT))
 
             def store(i: int, j: int, value: V) -> None:
-                f.store(value, f.offset(place, (i * self.x.n + j) * step))
+                f.store(value, f.offset(place, (i * self.x.n + j) * layout.input_bytes))
 
             nested(f, self.y.input, self.x.input, load, store)
