@@ -263,6 +263,8 @@ def test_wrong_choices(models: Models, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file"):
         build_library(models["rows"](), tmp_path / "file")
+    with pytest.raises(NotADirectoryError):
+        build_library(models["rows"](), tmp_path / "file" / "below")
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

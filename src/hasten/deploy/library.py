@@ -63,7 +63,7 @@ def build_library(
     made of the model's file name). target: "x86_64-linux" or "aarch64-linux" (default: this machine). isa: a level of the target, also one
     that this machine lacks. All else as for `compile`. Linking takes a C compiler of the system, or the extra `deploy`.
     Raises what `compile` raises, UnsupportedOperator for what needs Python at run time, MissingDependency where there is no C compiler,
-    ResourceLimit for 2 GiB of weights.
+    ResourceLimit for 2 GiB of weights, OSError where the folder cannot be written.
     """
     from hasten.codegen.cache import Cache
     from hasten.deploy import tables, toolchain
@@ -84,7 +84,7 @@ def build_library(
         parts = stages.compile_objects(traced, order.isa, order.threads, precision, Cache(cache_dir), order.drivers, stage)
         if dump:
             stages.dump(Path(dump), {**texts, **parts.texts})
-        _write(order, parts, folder)
+    _write(order, parts, folder)
     parts.report.compile_seconds = time.perf_counter() - started
     library, header, example, readme = (folder / file for file in (f"lib{order.name}.so", *_files(order.name)))
     return Library(order.name, place.name, library, header, example, readme, parts.report, tuple(tables.signature(parts.program)))
