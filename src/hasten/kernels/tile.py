@@ -129,7 +129,7 @@ def _tail(most: int, rows: int | None, slack: bool) -> tuple[int, ...]:
         return (most,) if slack and most - rest <= most // 7 else (most, rest)
     if slack:
         return tuple(sorted({most, (most + 1) // 2}, reverse=True))
-    return tuple(sorted({most, (most + 1) // 2, 4 if most > 8 else 2, min(2, most), 1}, reverse=True))
+    return tuple(sorted({most, (most + 1) // 2, 4 if most > 8 else 2, min(3, most), min(2, most), 1}, reverse=True))
 
 
 def aliases(row_bytes: int, rows: int) -> bool:
