@@ -44,7 +44,7 @@ def block(heads: int, size: int, masked: bool, opset: int = 17) -> tuple[onnx.Mo
 @pytest.mark.parametrize("masked", [False, True], ids=["", "mask"])
 def test_exported_attention(masked: bool) -> None:
     model, weights = block(4, 24, masked)
-    compiled = hasten.compile(model, threads=2, host_ops=False)
+    compiled = hasten.compile(model, threads=2, host_ops=False, isa="portable")
     rows = [n for n in compiled.report().nodes if n.kind == "kernel"]
     assert [n.algorithm for n in rows] == ["streaming attention", "register-tiled product"], "and nothing is copied"
     rng = np.random.default_rng(2)
@@ -61,7 +61,7 @@ def test_exported_attention(masked: bool) -> None:
 def test_probabilities_that_are_an_output_are_stored() -> None:
     model, _ = block(2, 8, False)
     model.graph.output.append(helper.make_tensor_value_info("weights", TensorProto.FLOAT, None))
-    compiled = hasten.compile(model, host_ops=False)
+    compiled = hasten.compile(model, host_ops=False, isa="portable")
     assert "streaming attention" not in {n.algorithm for n in compiled.report().nodes}
     given = {n: np.random.default_rng(3).standard_normal((1, 5, 16), np.float32) for n in "qkv"}
     np.testing.assert_allclose(compiled.run(given)["weights"].sum(-1), 1, rtol=1e-6)
@@ -73,7 +73,7 @@ def test_heads_are_multiplied_where_they_lie() -> None:
     for node in model.graph.node:
         if node.op_type == "Softmax":
             node.attribute[0].i = 2
-    compiled = hasten.compile(model, host_ops=False)
+    compiled = hasten.compile(model, host_ops=False, isa="portable")
     assert not [n.region for n in compiled.report().nodes if n.region.startswith("copy")]
     given = {n: np.random.default_rng(4).standard_normal((3, 9, 32), np.float32) for n in "qkv"}
     q, k, v = (given[n].astype("f8").reshape(3, 9, 2, 16).transpose(0, 2, 1, 3) for n in "qkv")
