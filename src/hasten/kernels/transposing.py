@@ -55,8 +55,8 @@ def squares(p: NestProblem, lanes: int) -> Squares | None:
 
 
 def _width(n: DimLike, lanes: int) -> int:
-    """The side of the squares: a power of two that divides n where there is one, else one that n has room for."""
-    if not isinstance(n, int):
+    """The side of the squares: all lanes, or for few neighbours a power of two that divides n where there is one, else one that n has room for."""
+    if not isinstance(n, int) or n >= 2 * lanes:
         return lanes
     fits = [w for w in (lanes, lanes // 2, lanes // 4) if NARROWEST <= w <= n]
     return next((w for w in fits if n % w == 0), fits[0] if fits else 0)
