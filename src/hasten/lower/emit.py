@@ -31,7 +31,7 @@ from hasten.lower import trace as T
 from hasten.lower.accounts import Account
 from hasten.lower.emit_control import emit_branch, emit_host, emit_loop
 from hasten.lower.evaluate import Evaluation
-from hasten.lower.formats import Buffer, flat_offset, format_name, is_one, is_row_major, is_zero, loops, memory_order, row_major, symbols_behind
+from hasten.lower.formats import Buffer, flat_offset, format_name, is_one, is_row_major, is_zero, loops, memory_order, row_major, seen_through, symbols_behind
 from hasten.lower.graph import Traced
 from hasten.lower.report import NodeReport, fused_rows
 from hasten.lower.schedule import Inverse, Schedule, symbols
@@ -351,19 +351,7 @@ class Emission:
         base = self.buffer(o.base)
         if base is None:
             return None
-        if o.flat and is_row_major(base, o.base.shape):
-            return Buffer(base.name, row_major(t.shape), base.offset)
-        idx = symbols("v", t.shape)
-        offset = flat_offset(base, o.index(idx))
-        strides: list[DimLike] = []
-        for i in idx:
-            name = D.as_symbol(i)
-            lin = D.linear(offset, name) if name is not None else None
-            if lin is None:
-                return None
-            strides.append(lin[0])
-            offset = lin[1]
-        return Buffer(base.name, tuple(strides), offset)
+        return seen_through(o, t.shape, base)
 
     def operand(self, t: Tensor, want: str) -> Buffer:
         """t's memory as a kernel wants it (see KernelSpec.wants), converted where it isn't."""
