@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,7 @@ class Work:
 
 def main() -> None:
     args = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal; the same command goes on from here."))  # the zoo's files are large
     engines = available(args.engines)
     runs = []
     with tempfile.TemporaryDirectory(prefix="hasten-suite-") as folder:
