@@ -97,3 +97,30 @@ def test_sizes_that_do_not_fit():
     assert not strassen.applies(StrassenProblem(64, 256), isa)  # too few steps
     assert not strassen.applies(StrassenProblem(257, 256), isa)  # an odd number of them
     assert not strassen.applies(StrassenProblem(256, 40), isa)  # columns that are no whole tiles
+
+
+def algorithms(precision, rows, columns=512):
+    import onnx.parser
+    from onnx import numpy_helper
+
+    import hasten
+
+    text = f'<ir_version: 9, opset_import: ["": 18]> g (float[{rows}, 512] x) => (y) {{ p = MatMul(x, w)  q = Add(p, b)  y = Relu(q) }}'
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    w, b = rng.standard_normal((512, columns), np.float32), rng.standard_normal(columns, np.float32)
+    model.graph.initializer.extend([numpy_helper.from_array(w, "w"), numpy_helper.from_array(b, "b")])
+    compiled = hasten.compile(model.SerializeToString(), precision=precision)
+    for count in (3, 90):
+        x = rng.standard_normal((1, count, 512) if "," in rows else (count, 512)).astype(np.float32)
+        want = np.maximum(x.astype(np.float64) @ w + b, 0)
+        got = compiled(x) if not rows.isdigit() or count == int(rows) else None
+        assert got is None or np.abs(got - want).max() <= 4e-6 * want.max()
+    return {node.algorithm for node in compiled.report().nodes} & {"Strassen product", "register-tiled product"}
+
+
+def test_where_it_is_used():
+    assert algorithms("high", "n, length") == algorithms("high", "90") == {"Strassen product"}
+    assert algorithms("high", "3") == algorithms("high", "n") == {"register-tiled product"}  # few rows, or likely few
+    assert algorithms("high", "n, length", 4096) == {"register-tiled product"}  # a matrix that does not stay in the cache
+    assert algorithms("highest", "n, length") == algorithms("strict", "n, length") == {"register-tiled product"}

@@ -101,6 +101,11 @@ def pack_strassen_weights(problem: StrassenProblem, isa: Isa, b: np.ndarray) -> 
     return np.ascontiguousarray(panels.transpose(3, 0, 1, 2, 4))
 
 
+def weight_bytes(problem: StrassenProblem) -> int:
+    """Of the packed matrix."""
+    return len(RIGHT) * (problem.k // 2) * (problem.n // 2) * FLOAT
+
+
 def strassen_scratch_bytes(problem: StrassenProblem, isa: Isa) -> DimLike:
     """Bytes of scratch for each thread (64-byte aligned): planes, the products of a tile, its results."""
     planes = _planes(problem) * _plane_rows(problem, isa) * problem.half * FLOAT

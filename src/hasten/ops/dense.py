@@ -18,10 +18,12 @@ from hasten.kernels.amx_gemm import pack_amx_gemm_weights
 from hasten.kernels.conv import ConvProblem, pack_conv_weights
 from hasten.kernels.dense import MOST_PLANES, ConvSpec, DepthwiseSpec, GemmSpec
 from hasten.kernels.dense_amx import AmxConvSpec, AmxGemmSpec, conv_products, gemm_products
+from hasten.kernels.dense_strassen import StrassenSpec, strassen_problem
 from hasten.kernels.dense_winograd import WinogradSpec, winograd_problem
 from hasten.kernels.depthwise import DepthwiseProblem, pack_depthwise_weights
 from hasten.kernels.gemm import GemmProblem, pack_gemm_weights
 from hasten.kernels.spec import KernelSpec
+from hasten.kernels.strassen import pack_strassen_weights
 from hasten.kernels.winograd import pack_winograd_weights
 from hasten.lower.trace import Const, Context, Tensor, View
 from hasten.ops.geometry import Axes, Axis
@@ -132,10 +134,14 @@ def conv_kernel(cx: Context, isa: Isa, problem: ConvProblem, weights: np.ndarray
 
 def gemm_kernel(cx: Context, isa: Isa, problem: GemmProblem, matrix: np.ndarray | None, dtype: str,
                 rows: Sequence[DimLike]) -> tuple[KernelSpec, np.ndarray | None]:  # fmt: skip
-    """The same for a matrix product by a constant `matrix`, or by a run-time one (None)."""
+    """The same for a matrix product by a constant `matrix`, or by a run-time one (None); an eighth of the operations is saved by Strassen's
+    algorithm where precision allows it and it pays."""
     precision = cx.options.precision
     products = gemm_products(precision, isa, problem, matrix, dtype, rows)
     if products is None:
+        fewer = None if matrix is None else strassen_problem(precision, isa, problem, dtype, rows)
+        if fewer is not None and matrix is not None:
+            return StrassenSpec(problem, isa), pack_strassen_weights(fewer, isa, matrix)
         packed = None if matrix is None else np.ascontiguousarray(pack_gemm_weights(problem, isa, matrix))
         return GemmSpec(problem, isa), packed
     packed = None if matrix is None else pack_amx_gemm_weights(problem, products, matrix)
