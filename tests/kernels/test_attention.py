@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -11,6 +12,8 @@ import pytest
 from hasten.base import dtypes
 from hasten.base.dims import evaluate
 from hasten.codegen import isa as isa_module
+from hasten.codegen import llvm
+from hasten.codegen.builder import Module
 from hasten.kernels.attention import AttentionSpec
 from hasten.kernels.attention_scores import BLOCK, Window
 from hasten.kernels.spec import Emission
@@ -246,3 +249,27 @@ def test_nan_stays_in_its_row(level, kernel, guarded):
     got = run(kernel, guarded, level, case, spec_of(case))
     assert np.isnan(got[0, 0, 4]).all()
     assert np.isfinite(np.delete(got, 4, 2)).all()
+
+
+@pytest.mark.parametrize("mask", ["", "float32"], ids=["", "mask"])
+@pytest.mark.parametrize("size", [32, 64])
+def test_nothing_is_spilled_in_the_products(size, mask):
+    """Compiled for AVX-512: no vector register goes to the stack in a loop with as many multiplications as a tile has."""
+    isa = isa_module.get("avx512", cross=True)
+    spec = AttentionSpec(isa, ("float32",) * 3, size, size, None, mask=mask)
+    module = Module(isa)
+    f = module.function("kernel", [("args", "ptr"), ("thread", "i64"), ("threads", "i64")])
+    call = SimpleNamespace(operands=[np.empty((1, 2, 30, size)) for _ in range(3 + bool(mask))])
+    words = [f"in{i}_s{a}" for i in range(len(call.operands)) for a in range(4)] + list(spec.dims(call))
+    pointers = [f"in{i}" for i in range(len(call.operands))] + ["scratch", "out"]
+    arg = {name: f.load("i64" if i >= len(pointers) else "ptr", f.at(f.args[0], i, 8)) for i, name in enumerate(pointers + words)}
+
+    def sink(f, value, where, lanes, mask):
+        f.store(value, f.at(arg["out"], where["m"] * size + where["e"], 4))
+
+    spec.emit(Emission(f, isa, arg, f.args[1], f.args[2], sink, call))
+    f.ret()
+    loops = re.findall(r"^(\.LBB\w+):((?:\n(?!\.LBB).*)*?)\n\tj\w+\t\1$", llvm.assembly(module.text(), isa), re.MULTILINE)
+    tiles = [body for _, body in loops if body.count("vfmadd") == spec.shapes[0].rows * spec.shapes[0].vectors]
+    assert tiles
+    assert not [line for body in tiles for line in body.splitlines() if "mm" in line and "rsp" in line]
