@@ -188,8 +188,8 @@ def bootstrap_ratio(a: Sequence[float], b: Sequence[float]) -> Data:
 
 
 def inside(a: Data, b: Data) -> bool:
-    """Whether the second ratio lies in the interval of the first."""
-    return bool(a["low"] <= b["ratio"] <= a["high"] < math.inf)
+    """Whether two measurements of one ratio are no further apart than the interval of the less certain one."""
+    return any(one["low"] <= other["ratio"] <= one["high"] < math.inf for one, other in ((a, b), (b, a)))
 
 
 def overlap(a: Data, b: Data) -> bool:
