@@ -63,7 +63,8 @@ def test_accuracy_is_what_the_precision_promises(draw, k, rng):
         got, used = run(model, x, precision)
         errors[precision] = np.abs(got - want).max() / np.abs(want).max()
         assert precision == "strict" or ALGORITHMS[precision] in used
-    assert errors["highest"] <= 2 * errors["strict"] + 2.0**-24
+    # Where one product makes an output up, "strict" rounds it once; six products leave out three parts of 2^-24 and are rounded, too.
+    assert errors["highest"] <= max(2 * errors["strict"], 2.0**-22)
     assert errors["high"] <= (1e-5 if draw is normal else 2.0**-15)
     assert errors["medium"] <= 2.0**-7
 
