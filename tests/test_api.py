@@ -382,6 +382,20 @@ def test_damaged_files(damage: str, tmp_path: Path, model: hasten.CompiledModel)
         hasten.load(path)
 
 
+@pytest.mark.parametrize("name, dtype", [("float", "f4"), ("int64", "i8"), ("uint8", "u1"), ("float16", "f2"), ("bool", "?")])
+def test_dtypes_that_are_equal_and_not_the_same(name: str, dtype: str) -> None:
+    """Arrays from pickles and other processes have dtype objects of their own; another byte order or type is never read as it lies."""
+    text = f'<ir_version: 9, opset_import: ["": 18]> g ({name}[n] x) => ({name}[n] y) {{ y = Identity(x) }}'
+    model = hasten.compile(onnx.parser.parse_model(text).SerializeToString())
+    x = np.arange(5).astype(dtype)
+    for same in (x, pickle.loads(pickle.dumps(x, 5)), x.astype(x.dtype.newbyteorder()), x.view(np.dtype(dtype, metadata={"a": 1}))):
+        np.testing.assert_array_equal(model(same), x)
+    for other in ("f4", "u4", "i4", "i8", "u1", "f8"):
+        if other != dtype:
+            with pytest.raises(hasten.HastenError):
+                model(np.arange(5).astype(other))
+
+
 def test_pickle(model: hasten.CompiledModel, feeds: Any) -> None:
     copy = pickle.loads(pickle.dumps(model))
     right(copy(*feeds), *feeds)

@@ -22,6 +22,8 @@ from hasten.vm.program import Program, While
 
 TYPE, DATA, RANK, DIMS, DESCRIPTOR, FLAGS = 8, 16, 24, 32, 56, 64
 """Offsets in an ndarray object."""
+BYTE_ORDER, TYPE_NUMBER = 26, 28
+"""Offsets in a dtype object."""
 _CONTIGUOUS_ALIGNED, _FRESH = 0x101, 0x501
 _SLOW, _WRONG_SHAPE, _FAILED = 0, 1, 2
 _WRAP = "hst_wrap"
@@ -81,7 +83,7 @@ class _Call:
             array = f.load("ptr", f.offset(f.args[1], 8 * number))
             self.need(f.load("ptr", f.offset(array, TYPE)).eq(array_type))
             descriptor = f.load("ptr", context_word(f, Word.DESCRIPTORS + number))
-            good = f.load("ptr", f.offset(array, DESCRIPTOR)).eq(descriptor)
+            good = self.same_dtype(f.load("ptr", f.offset(array, DESCRIPTOR)), descriptor)
             good = good & f.load("i32", f.offset(array, RANK)).eq(len(spec.shape))
             flags = f.load("i32", f.offset(array, FLAGS)) & _CONTIGUOUS_ALIGNED
             self.need(good & flags.eq(_CONTIGUOUS_ALIGNED))
@@ -91,6 +93,12 @@ class _Call:
                 assert dims is not None
                 f.store(f.load("i64", f.offset(dims, 8 * axis)), f.offset(self.words_in, 8 * (at + 1 + axis)))
             at += 1 + len(spec.shape)
+
+    def same_dtype(self, one: V, other: V) -> V:
+        """Whether two dtype objects mean the same. Usually they are one; arrays that came out of a pickle or another process have their own."""
+        f = self.f
+        number = f.load("i32", f.offset(one, TYPE_NUMBER)).eq(f.load("i32", f.offset(other, TYPE_NUMBER)))
+        return one.eq(other) | (number & f.load("i8", f.offset(one, BYTE_ORDER)).eq(f.load("i8", f.offset(other, BYTE_ORDER))))
 
     def run(self) -> V:
         """hst_run's code; Python's global lock is released where the work is worth it."""
