@@ -9,9 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = int(os.environ.get("HASTEN_TEST_SEED") or random.SystemRandom().randrange(2**32))
+settings.register_profile("repeatable", derandomize=True)
+if os.environ.get("HASTEN_TEST_SEED"):
+    settings.load_profile("repeatable")
 
 
 def pytest_report_header() -> str:

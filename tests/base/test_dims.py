@@ -257,3 +257,11 @@ def test_wrong_number_of_arguments() -> None:
 def test_missing_symbol() -> None:
     with pytest.raises(KeyError):
         D.evaluate(D.symbol("a") + 1, {})
+
+
+def test_remainders_have_the_sign_of_the_divisor() -> None:
+    n = D.symbol("n")
+    assert D.nonnegative(D.mod(n, 3)) and not D.nonnegative(D.mod(n, -3))
+    inner = D.mod(n, -3)
+    for value in range(7):
+        assert D.evaluate(D.mod(inner, 8), {"n": value}) == (value % -3) % 8

@@ -181,8 +181,10 @@ def nonnegative(x: DimLike) -> bool:
 
 
 def _atom_nonnegative(a: Atom) -> bool:
-    if a.kind in ("sym", "mod"):
+    if a.kind == "sym":
         return True
+    if a.kind == "mod":  # has the sign of its divisor
+        return nonnegative(a.args[1])  # type: ignore[arg-type]
     if a.kind == "max":
         return any(nonnegative(v) for v in a.args)  # type: ignore[arg-type]
     if a.kind in ("floordiv", "min"):
