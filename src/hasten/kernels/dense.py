@@ -27,6 +27,7 @@ class Spatial(KernelSpec):
     `sizes`: "pad_top", "pad_left" and the output's "oh", "ow".
     """
 
+    problem: Any  # of the template, with a field `pixel_stride`
     spatial: int
     sizes: tuple[tuple[str, DimLike], ...]
 
@@ -44,6 +45,11 @@ class Spatial(KernelSpec):
 
     def wants(self, operand: int) -> str:
         return "plain" if operand else "lanes:1"
+
+    def known(self, call: Any) -> Any:
+        """The problem with what the operand's memory tells."""
+        stride = call.strides[0][-1]
+        return replace(self.problem, pixel_stride=stride if isinstance(stride, int) else None)
 
     def dims(self, call: Any) -> dict[str, DimLike]:
         shape = call.operands[0].shape
@@ -72,11 +78,6 @@ class ConvSpec(Spatial):
 
     def wants(self, operand: int) -> str:
         return super().wants(operand) if operand or self.problem.unit_channels else "strided"
-
-    def known(self, call: Any) -> ConvProblem:
-        """The problem with what the operand's memory tells."""
-        stride = call.strides[0][-1]
-        return replace(self.problem, pixel_stride=stride if isinstance(stride, int) else None)
 
     def scratch(self, call: Any) -> DimLike:
         d = self.dims(call)
@@ -109,11 +110,6 @@ class DepthwiseSpec(Spatial):
     def name(self) -> str:
         p = self.problem
         return f"depthwise{p.kernel[0]}x{p.kernel[1]}s{p.strides[0]}"
-
-    def known(self, call: Any) -> DepthwiseProblem:
-        """The problem with what the operand's memory tells."""
-        stride = call.strides[0][-1]
-        return replace(self.problem, pixel_stride=stride if isinstance(stride, int) else None)
 
     def scratch(self, call: Any) -> DimLike:
         d = self.dims(call)

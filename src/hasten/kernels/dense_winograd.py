@@ -7,7 +7,7 @@ allows, and takes the one that should beat the direct kernel by most; None where
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -108,11 +108,6 @@ class WinogradSpec(Spatial):
     def name(self) -> str:
         p = self.problem
         return f"conv{p.kernel[0]}x{p.kernel[1]}f{p.outputs_of_tile[0]}x{p.outputs_of_tile[1]}"
-
-    def known(self, call: Any) -> WinogradProblem:
-        """The problem with what the operand's memory tells."""
-        stride = call.strides[0][-1]
-        return replace(self.problem, pixel_stride=stride if isinstance(stride, int) else None)
 
     def scratch(self, call: Any) -> DimLike:
         return winograd.winograd_scratch_bytes(self.problem, self.isa)

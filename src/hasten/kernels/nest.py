@@ -210,10 +210,9 @@ class _Nest:
         units = tuple(x for k, x in enumerate(p.outer[:-1]) if k != cut.along)
         blocks = (args.integer(p.outer[cut.along][1]) + (cut.width - 1)).udiv(f.const("i64", cut.width))
         total = self._product([blocks, *(args.integer(n) for _, n in units)])
-        walk_ = transposing.Walk(lambda env, lanes: Emitter(args, env, p.outer[-1][0], lanes), self._lanes)
         with f.loop((total * f.args[1]).udiv(f.args[2]), (total * (f.args[1] + 1)).udiv(f.args[2])) as u:
             unit = u.udiv(blocks)
-            transposing.emit_squares(p, cut, walk_, self._decompose(unit, units), u - unit * blocks, self.lanes)
+            transposing.emit_squares(p, cut, args, self._lanes, self._decompose(unit, units), u - unit * blocks, self.lanes)
 
     def _product(self, values: list[V]) -> V:
         total = values[0]

@@ -17,7 +17,7 @@ from hasten.base.dims import DimLike
 from hasten.codegen import math as M
 from hasten.codegen.builder import V
 from hasten.kernels import moves
-from hasten.kernels.emit import Emitter
+from hasten.kernels.emit import Arguments, Emitter
 from hasten.kernels.expr import Expr, walk
 from hasten.kernels.problem import NestProblem
 
@@ -72,36 +72,31 @@ def _crosses(load: Expr, lane: str, name: str) -> bool:
     return not (isinstance(across[0], int) and across[0] in (0, 1)) and name not in D.symbols(across[0])
 
 
-@dataclass
-class Walk:
-    """What emitting needs of the nest: `body(env, lanes)` stores at one place without squares."""
-
-    emitter: Callable[[dict[str, V], int], Emitter]
-    plain: Callable[[dict[str, V], V, V], None]  # (env without the lane loop, first, stop)
+Plain = Callable[[dict[str, V], V, V], None]  # stores a row without squares: env without the lane loop, first, stop
 
 
-def emit_squares(p: NestProblem, cut: Squares, walk_: Walk, env: dict[str, V], block: V, lanes: int) -> None:
+def emit_squares(p: NestProblem, cut: Squares, args: Arguments, plain: Plain, env: dict[str, V], block: V, lanes: int) -> None:
     """The rows of one block of `cut.width` values of B, for all of the lane loop."""
     lane, n = p.outer[-1]
     name, m = p.outer[cut.along]
-    f, args = block.f, walk_.emitter({}, 1).args
+    f = args.f
     width, height = args.integer(n), args.integer(m)
     first = block * cut.width
     with f.either((width >= lanes) & (height >= cut.width)) as other:
         b = f.smin(first, height - cut.width)
         with f.loop(0, (width + (lanes - 1)).udiv(f.const("i64", lanes))) as tile:
-            _square(p, cut, walk_, {**env, name: b, lane: f.smin(tile * lanes, width - lanes)}, lanes)
+            _square(p, cut, args, {**env, name: b, lane: f.smin(tile * lanes, width - lanes)}, lanes)
         other.otherwise()
         with f.loop(first, f.smin(first + cut.width, height)) as b:
-            walk_.plain({**env, name: b}, f.const("i64", 0), width)
+            plain({**env, name: b}, f.const("i64", 0), width)
 
 
-def _square(p: NestProblem, cut: Squares, walk_: Walk, env: dict[str, V], lanes: int) -> None:
+def _square(p: NestProblem, cut: Squares, args: Arguments, env: dict[str, V], lanes: int) -> None:
     """`lanes` neighbours along L by `cut.width` along B."""
     lane, name = p.outer[-1][0], p.outer[cut.along][0]
-    turned = {id(load): _turned(load, walk_.emitter(env, 1), lane, cut.width, lanes) for load in cut.loads}
+    turned = {id(load): _turned(load, Emitter(args, env), lane, cut.width, lanes) for load in cut.loads}
     for k in range(cut.width):
-        e = walk_.emitter({**env, name: env[name] + k}, lanes)
+        e = Emitter(args, {**env, name: env[name] + k}, lane, lanes)
         e.memo.update({load: vectors[k] for load, vectors in turned.items()})
         for s in p.stores:
             e.store(e.emit(s.value), s.stored, s.target, s.offset)

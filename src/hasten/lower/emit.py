@@ -260,11 +260,9 @@ class Emission:
         root = self.schedule.fused[id(t)].root if id(t) in self.schedule.fused else t
         if isinstance(root.origin, T.Kernel) and (have.strides[order[-1]] != 1 or place[order[-1]][1] != 1):
             return None
-        offset = have.offset
-        for (start, _), stride in zip(place, have.strides, strict=True):
-            offset = offset + start * stride
-        self.placed.add((id(t), have.name, offset))
-        return Buffer(have.name, tuple(stride * step for (_, step), stride in zip(place, have.strides, strict=True)), offset)
+        part = _part(have, place)
+        self.placed.add((id(t), part.name, part.offset))
+        return part
 
     def _outermost(self, whole: Tensor) -> Tensor:
         """The tensor in whose memory a Concat lies: its own, or a larger Concat that begins with the same parts, or has it as a part."""
@@ -532,12 +530,10 @@ class Emission:
         target = self.buffers[id(t)] = self._within(t)
         self.placed.add((id(t), target.name, target.offset))
         for k, p in enumerate(o.parts):
-            where = target.offset
-            for (start, _), stride in zip(o.place(k), target.strides, strict=True):
-                where = where + start * stride
-            if (id(p), target.name, where) in self.placed or (isinstance(p.size, int) and p.size == 0):
+            spot = (id(p), target.name, _part(target, o.place(k)).offset)
+            if spot in self.placed or (isinstance(p.size, int) and p.size == 0):
                 continue
-            self.placed.add((id(p), target.name, where))
+            self.placed.add(spot)
             idx = symbols("o", p.shape)
             with self.evaluating():
                 value = p.at(idx)
@@ -666,10 +662,11 @@ class Emission:
         value, own = self._epilogue(last, root, own_of, idx, E.param("acc", dtypes.compute_type(root.dtype)))
         lane = idx[spec.axes.index(spec.lane_axis)]
         order = list(range(last.rank))
-        if lane in own and self._lane_by_lane(last, own.index(lane)):
-            self.homes.discard(id(last))
-        if lane in own and id(last) not in self.schedule.plain and id(last) not in self.homes:
-            order.append(order.pop(own.index(lane)))
+        if lane in own and id(last) not in self.schedule.plain:
+            if self._lane_by_lane(last, own.index(lane)):
+                self.homes.discard(id(last))
+            if id(last) not in self.homes:
+                order.append(order.pop(own.index(lane)))
         operands = [self.operand(u, spec.wants(k)) for k, u in enumerate(o.operands)]
         memo: dict[int, Expr] = {}
         resolved = self._resolve(value, memo)
@@ -749,3 +746,11 @@ class _Sink:
         env = {f"o${a}": v for a, v in where.items()}
         e = Emitter(self.args, env, f"o${self.lane}", lanes, mask, {"acc": acc})
         e.store(f.splat(e.emit(self.value), lanes), self.stored, self.target.name, self.offset)
+
+
+def _part(whole: Buffer, place: Sequence[tuple[DimLike, int]]) -> Buffer:
+    """A part's place in the memory of a Concat (see `Concat.place`)."""
+    offset = whole.offset
+    for (start, _), stride in zip(place, whole.strides, strict=True):
+        offset = offset + start * stride
+    return Buffer(whole.name, tuple(stride * step for (_, step), stride in zip(place, whole.strides, strict=True)), offset)
