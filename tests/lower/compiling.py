@@ -15,8 +15,8 @@ from hasten.codegen.isa import Isa
 from hasten.frontends import load_graph
 from hasten.graph import prepare
 from hasten.lower import compile as stages
-from hasten.lower import emit
 from hasten.lower.graph import Options, Traced, trace_model
+from hasten.lower.lowered import Lowered
 from hasten.lower.report import Report
 from hasten.vm import program as P
 
@@ -73,7 +73,7 @@ def traced(model: onnx.ModelProto, level: str = "avx2", host_ops: bool = False) 
     return trace_model(graph, Options(host_ops, "highest", isas.get(level)))
 
 
-def lowered(model: onnx.ModelProto, level: str = "avx2", threads: int = 1) -> tuple[P.Program, emit.Lowered, Report]:
+def lowered(model: onnx.ModelProto, level: str = "avx2", threads: int = 1) -> tuple[P.Program, Lowered, Report]:
     """The Program with its memory planned, without compiling anything."""
     return stages.lower_model(traced(model, level), isas.get(level), threads, "highest")
 

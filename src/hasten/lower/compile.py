@@ -16,6 +16,7 @@ from hasten.codegen import cache as cache_room
 from hasten.codegen.isa import Isa
 from hasten.lower import emit, memory
 from hasten.lower.graph import Traced
+from hasten.lower.lowered import THREADS, Lowered
 from hasten.lower.report import Report, regions_text
 from hasten.vm import program as P
 from hasten.vm.image import Image
@@ -37,11 +38,11 @@ class Built:
     texts: dict[str, str] = field(default_factory=dict)  # stage -> text
 
 
-def lower_model(traced: Traced, isa: Isa, threads: int, precision: str) -> tuple[P.Program, emit.Lowered, Report]:
+def lower_model(traced: Traced, isa: Isa, threads: int, precision: str) -> tuple[P.Program, Lowered, Report]:
     """Trace to Program: schedule, emit, lay out constants, plan memory."""
     lowered = emit.lower(traced, isa)
     program = lowered.program
-    per_thread = {next(iter(D.symbols(emit.THREADS))): threads}
+    per_thread = {next(iter(D.symbols(THREADS))): threads}
     sizes = {t.name: D.substitute(t.size, per_thread) for t in lowered.temporaries.values()}
     outputs = {i.buffer for i in program.instructions if isinstance(i, P.Output)}
     peak = memory.plan(program, sizes, outputs, lowered.known, lowered.lead)

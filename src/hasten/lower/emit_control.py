@@ -13,6 +13,8 @@ from hasten.base import dims as D
 from hasten.base import dtypes
 from hasten.base.dims import DimLike
 from hasten.lower import trace as T
+from hasten.lower.emit_nests import nest_call
+from hasten.lower.folding import is_static
 from hasten.lower.formats import Buffer, row_major
 from hasten.lower.schedule import Schedule, symbols
 from hasten.lower.trace import Block, Tensor
@@ -32,7 +34,7 @@ def emit_block(e: Emission, schedule: Schedule, block: Block, finish: Callable[[
     try:
         e.emit_checks()
         for t in schedule.order:
-            e.is_static(t)
+            is_static(e, t)
             if id(t) in schedule.realized:
                 e.realize(t)
         e.emit_checks(last=True)
@@ -48,7 +50,7 @@ def copy_to(e: Emission, value: Tensor, target: Buffer, what: str = "copy", pref
     idx = symbols("o", value.shape)
     with e.evaluating():
         element = value.at(idx)
-    e.nest_call(value, [(D.as_symbol(i), n) for i, n in zip(idx, value.shape, strict=True)], [(element, value.dtype, target, (*prefix, *idx))], what)
+    nest_call(e, value, [(D.as_symbol(i), n) for i, n in zip(idx, value.shape, strict=True)], [(element, value.dtype, target, (*prefix, *idx))], what)
 
 
 def bytes_of(t: Tensor) -> DimLike:
