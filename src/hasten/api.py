@@ -309,6 +309,7 @@ def _model_key(model: Any, cache: Cache, target: Any, threads: int, precision: s
     from hasten import __version__
     from hasten.codegen.cache import code_version
     from hasten.codegen.fingerprint import file_digest
+    from hasten.vm.runtime import guard_side
 
     if isinstance(model, (str, os.PathLike)):
         digest = file_digest(model, cache)
@@ -316,5 +317,5 @@ def _model_key(model: Any, cache: Cache, target: Any, threads: int, precision: s
         digest = hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else None
     if digest is None:
         return None
-    return f"{digest}|{target.key}|{threads}|{precision}|{host_ops}|{__version__}|{code_version()}"
+    return f"{digest}|{target.key}|{threads}|{precision}|{host_ops}|{guard_side()}|{__version__}|{code_version()}"
 

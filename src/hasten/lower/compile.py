@@ -20,6 +20,7 @@ from hasten.lower.lowered import THREADS, Lowered
 from hasten.lower.report import Report, regions_text
 from hasten.vm import program as P
 from hasten.vm.image import Image
+from hasten.vm.runtime import guard_side
 
 Progress = Callable[[str, int, int], None]
 _MUCH = 64 << 20  # bytes of constants for which it pays to look for what can be let go
@@ -45,7 +46,7 @@ def lower_model(traced: Traced, isa: Isa, threads: int, precision: str) -> tuple
     per_thread = {next(iter(D.symbols(THREADS))): threads}
     sizes = {t.name: D.substitute(t.size, per_thread) for t in lowered.temporaries.values()}
     outputs = {i.buffer for i in program.instructions if isinstance(i, P.Output)}
-    peak = memory.plan(program, sizes, outputs, lowered.known, lowered.lead)
+    peak = memory.plan(program, sizes, outputs, lowered.known, lowered.lead, arena=guard_side() is None)
     offset = 0
     for name, data in lowered.constants.items():
         program.constants.append(P.Constant(name, offset, data.size))

@@ -32,11 +32,12 @@ class _Slot:
     lives: list[Life] = field(default_factory=list)
 
 
-def plan(program: P.Program, sizes: dict[str, DimLike], outputs: set[str], known: frozenset[str], lead: int = 0) -> DimLike:
+def plan(program: P.Program, sizes: dict[str, DimLike], outputs: set[str], known: frozenset[str], lead: int = 0, arena: bool = True) -> DimLike:
     """Give every temporary its memory, in place in `program.instructions`. `sizes`: bytes of each temporary; `outputs`: those handed to the
-    caller; `known`: size symbols that the inputs and the first `lead` instructions give. Returns the peak size of the arena."""
+    caller; `known`: size symbols that the inputs and the first `lead` instructions give. Without `arena`, every
+    temporary gets memory of its own. Returns the peak size of the arena."""
     lives = _lifetimes(program.instructions, sizes)
-    static = {b for b, s in sizes.items() if b in lives and b not in outputs and D.symbols(s) <= known}
+    static = {b for b, s in sizes.items() if arena and b in lives and b not in outputs and D.symbols(s) <= known}
     slots, slot_of = _slots({b: sizes[b] for b in static}, lives)
     offsets: list[DimLike] = []
     total: DimLike = 0

@@ -25,7 +25,7 @@ from hasten.vm.abi import Word
 from hasten.vm.image import Image, LoadedImage
 from hasten.vm.inputs import Signature, shape_text
 from hasten.vm.program import MAX_ROUNDS, STATUS_MEMORY, STATUS_MESSAGES, STATUS_ROUNDS, STATUS_SHAPE, Check, Program
-from hasten.vm.runtime import NumpyApi, Runtime, default_memory_limit, load_runtime, numpy_api, thread_count
+from hasten.vm.runtime import NumpyApi, Runtime, default_memory_limit, guard_side, load_runtime, numpy_api, thread_count
 
 
 class Constants:
@@ -212,11 +212,17 @@ def make_model(
     `image` has `abi.MODEL_EXPORTS` (native Programs) or the Program's kernels (others; see `exports`), `constants` is
     any buffer (used in place if it is 64-byte aligned), `runtime` the run-time library or its image, `threads` None for
     what this process may use, `memory_limit` the bytes that one allocation may have (None: `default_memory_limit`). With
-    `profile`, or where the interpreter of Python is an unusual one, the Program runs in `hasten.vm.interpreter`.
+    `profile`, or where the interpreter of Python is an unusual one, the Program runs in `hasten.vm.interpreter`; with HASTEN_GUARD in
+    `hasten.vm.guard`.
     """
     loaded = LoadedImage.from_memory(image) if isinstance(image, Image) else image
     library = runtime if isinstance(runtime, Runtime) else load_runtime(runtime)
     blob = constants if isinstance(constants, Constants) else Constants(constants)
+    side = guard_side()
+    if side is not None:
+        from hasten.vm.guard import GuardedModel
+
+        return GuardedModel(program, loaded, blob, library, threads, memory_limit, profile, side=side)
     api = numpy_api()
     if program.native and api is not None and profile is None:
         return NativeModel(program, loaded, blob, library, api, threads, memory_limit)

@@ -68,22 +68,20 @@ class InterpretedModel(Model):
         self.kernels = {name: image.address(name) for name in abi.kernel_names(program)}
         self.hosts = [HostRunner(site) for site in program.host_ops]
         self.call = self._run
+        self.run_type: type[Run] = Run
         self._make_run()
 
     def _run(self, *values: Any) -> Any:
         arrays = self.signature.convert(values)
-        outputs = Run(self, arrays).outputs()
+        outputs = self.run_type(self, arrays).outputs()
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
-class _Buffer(NamedTuple):
+class Buffer(NamedTuple):
+    """Memory of a run."""
+
     address: int
     owner: object  # keeps the memory alive
-
-
-def _fresh(size: int) -> _Buffer:
-    room = np.empty(max(1, size) + 64, np.uint8)
-    return _Buffer(room.ctypes.data + -room.ctypes.data % 64, room)
 
 
 class Run:
@@ -92,18 +90,18 @@ class Run:
     def __init__(self, model: InterpretedModel, inputs: Sequence[Any]):
         self.model, self.program = model, model.program
         self.integers: dict[str, int] = dict(model.signature.sizes(inputs))
-        self.buffers: dict[str, _Buffer] = {}
+        self.buffers: dict[str, Buffer] = {}
         self.objects: dict[str, Any] = {}
         self.results: dict[int, Any] = {}
         self.rounds = 0
         self.status = ctypes.c_int64(0)
         for spec, value in zip(self.program.inputs, inputs, strict=True):
             if isinstance(spec, TensorSpec):
-                self.buffers[spec.buffer] = _Buffer(value.ctypes.data, value)
+                self.buffers[spec.buffer] = Buffer(value.ctypes.data, value)
             else:
                 self.objects[spec.object] = value
         for c in self.program.constants:
-            self.buffers[c.buffer] = _Buffer(model.constants.address + c.offset, model.constants)
+            self.buffers[c.buffer] = Buffer(model.constants.address + c.offset, model.constants)
 
     def outputs(self) -> list[Any]:
         try:
@@ -126,6 +124,11 @@ class Run:
                 start = time.perf_counter()
                 handler(self, instruction)
                 profile(instruction, time.perf_counter() - start)
+
+    def fresh(self, size: int) -> Buffer:
+        """New memory. Raises MemoryError or ValueError where there is none."""
+        room = np.empty(max(1, size) + 64, np.uint8)
+        return Buffer(room.ctypes.data + -room.ctypes.data % 64, room)
 
     # --- integers -----------------------------------------------------------------------------------------------------
     def exact(self, x: DimLike, code: int) -> int:
@@ -169,13 +172,13 @@ class Run:
         if not 0 <= size <= self.model.memory_limit:
             raise status_error(STATUS_MEMORY)
         try:
-            self.buffers[i.buffer] = _fresh(size)
+            self.buffers[i.buffer] = self.fresh(size)
         except (MemoryError, ValueError):
             raise status_error(STATUS_MEMORY) from None
 
     def view(self, i: View) -> None:
         base = self.buffers[i.base]
-        self.buffers[i.buffer] = _Buffer(base.address + self.wrapped(i.offset), base.owner)
+        self.buffers[i.buffer] = Buffer(base.address + self.wrapped(i.offset), base.owner)
 
     def free(self, i: Free) -> None:
         del self.buffers[i.buffer]
@@ -214,7 +217,7 @@ class Run:
         self.results[i.index] = self.array(self.buffers[i.buffer], spec.dtype, tuple(map(self.wrapped, i.shape)))
 
     # --- host ops -----------------------------------------------------------------------------------------------------
-    def array(self, buffer: _Buffer, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    def array(self, buffer: Buffer, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """The memory of a buffer as an array that keeps it alive."""
         dt = to_numpy(dtype)
         size = max(1, int(np.prod(shape, dtype=np.int64)) * dt.itemsize)
@@ -266,7 +269,7 @@ class Run:
             raise ExecutionError(
                 f"{where} has shape {shape_text(array.shape)}, the model says {shape_text(wanted.shape)}"
             )
-        buffer = _fresh(array.nbytes)
+        buffer = self.fresh(array.nbytes)
         self.array(buffer, wanted.dtype, array.shape)[...] = array
         self.buffers[wanted.buffer] = buffer
 

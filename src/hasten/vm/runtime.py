@@ -159,6 +159,15 @@ def default_memory_limit() -> int:
     return min(sizes, default=1 << 46) // 2
 
 
+def guard_side() -> str | None:
+    """Where guard pages lie (see `hasten.vm.guard`): HASTEN_GUARD, "after" or "before" every buffer; None where it is not set. Raises InputError for
+    another value."""
+    side = os.environ.get("HASTEN_GUARD") or None
+    if side not in (None, "after", "before"):
+        raise InputError(f"HASTEN_GUARD={side!r} is neither 'after' nor 'before'")
+    return side
+
+
 # --- NumPy ------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class NumpyApi:
