@@ -223,8 +223,9 @@ class Emitter:
             assert self.lane is not None
             index = self._dim(offset, {**env, self.lane: self.lane_indices()})
             index = f.splat(index, self.lanes)
-            if guard is not None:
-                index = f.select(guard, index, 0)
+            here = mask if guard is not None else self.mask if self.last is None else None
+            if here is not None:  # nothing is read for the other lanes
+                index = f.select(here, index, 0)
             value = self._gather(e.stored, base, index, size)
         if guard is not None and default is not None:
             value = f.select(guard, value, f.splat(default, self.lanes))
