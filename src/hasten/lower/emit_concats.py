@@ -33,6 +33,8 @@ class Concats:
         e, schedule = self.e, self.e.schedule
         if id(t) in e.homes or id(t) in schedule.plain or not isinstance(t.origin, (T.Map, T.Nest, T.Kernel)):
             return None
+        if isinstance(t.origin, T.Kernel) and not t.origin.spec.accumulates:  # stores its results itself, from the beginning of their memory
+            return None
         whole = next((u for u in schedule.users.get(id(t), []) if isinstance(u.origin, (T.Concat, T.Woven)) and id(u) in schedule.realized), None)
         if whole is None or not schedule.block_holds(whole):
             return None
