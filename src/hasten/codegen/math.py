@@ -18,6 +18,7 @@ from hasten.codegen.math_common import (
     ceil,
     copysign,
     extreme,
+    extreme_of,
     fabs,
     floor,
     is_constant,
@@ -27,7 +28,7 @@ from hasten.codegen.math_common import (
     trunc,
 )
 
-__all__ = ["emit_op", "identity", "llvm_type", "load_value", "reduce_lanes", "store_value"]
+__all__ = ["emit_op", "extreme_of", "identity", "llvm_type", "load_value", "reduce_lanes", "store_value"]
 
 Emitter = Callable[[Function, str, list[V]], V]
 

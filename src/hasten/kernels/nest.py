@@ -5,7 +5,8 @@ normalisations, pooling and every generic form are this one template.
         for each stage: acc = identity; for r in inner: acc = combine(acc, stage.expr)     ... or along the last inner loop ("along")
         store, once per o, or once per (o, r)
 
-The order of the loops is the order in memory of what is stored; loops that can be one loop are merged first (`merge`).
+The order of the loops is the order in memory of what is stored; loops that can be one loop are merged first (`merging`). Guards and limits
+that hold but for the first and last rounds of a loop are left out in between (`interior`).
 """
 
 from __future__ import annotations
@@ -14,87 +15,35 @@ import itertools
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from hasten.base import dims as D
 from hasten.base.dims import DimLike
 from hasten.codegen import math as M
-from hasten.codegen.builder import Function, Module, V, Var, vector
+from hasten.codegen.builder import Function, Module, V, Var
 from hasten.codegen.isa import Isa
 from hasten.kernels import transposing
+from hasten.kernels.accumulator import Accumulator
 from hasten.kernels.emit import Arguments, Emitter, Words
 from hasten.kernels.expr import OPS, Expr, param, walk
+from hasten.kernels.interior import Interior, interior
+from hasten.kernels.merging import merge
 from hasten.kernels.problem import Loop, NestProblem, StageProblem, StoreProblem
 
+Rounds = list[tuple[dict[str, V], V]]  # inner indices and the flat inner index
+
 UNROLL = 16  # inner rounds that are written out
+FEW = 4  # vectors that are written out, where a unit has no more
 CHAINS = 4  # vectors that a long, cheap reduction takes at once: each alone would wait for its last sum before the next one
 
 
 @dataclass
 class Text:
-    """A kernel's text (with KERNEL in place of its name) and its argument words."""
+    """A kernel's text (with KERNEL in place of its name) and its argument words. `once`: no element is made twice."""
 
     text: str
     words: Words = field(default_factory=Words)
-
-
-# --- rewriting of problems -----------------------------------------------------------------------------------------------
-def substitute(e: Expr, env: dict[str, DimLike], memo: dict[int, Expr]) -> Expr:
-    """e with loop symbols replaced."""
-    if id(e) not in memo:
-        memo[id(e)] = replace(e, args=tuple(substitute(a, env, memo) for a in e.args), index=tuple(D.substitute(d, env) for d in e.index),
-                              binds=tuple((n, substitute(b, env, memo)) for n, b in e.binds),
-                              guard=None if e.guard is None else substitute(e.guard, env, memo)) if e.kind != "const" else e  # fmt: skip
-    return memo[id(e)]
-
-
-def _rewrite(p: NestProblem, env: dict[str, DimLike], outer: tuple[Loop, ...], inner: tuple[Loop, ...]) -> NestProblem:
-    memo: dict[int, Expr] = {}
-    return replace(
-        p, outer=outer, inner=inner, stages=tuple(replace(s, expr=substitute(s.expr, env, memo)) for s in p.stages),
-        stores=tuple(replace(s, value=substitute(s.value, env, memo), offset=D.substitute(s.offset, env)) for s in p.stores),
-    )  # fmt: skip
-
-
-def _dims(p: NestProblem) -> list[DimLike]:
-    found: dict[DimLike, None] = {}
-    seen: set[int] = set()
-    for e in p.exprs():
-        for n in walk(e, seen):
-            found.update(dict.fromkeys(n.index))
-    found.update(dict.fromkeys(s.offset for s in p.stores))
-    return list(found)
-
-
-def merge(p: NestProblem) -> NestProblem:
-    """Drop loops of one round, then make one loop of neighbours that everything walks through as one."""
-    ones = {s: 0 for s, n in (*p.outer, *p.inner) if isinstance(n, int) and n == 1}
-    if ones:
-        p = _rewrite(p, dict(ones), tuple(x for x in p.outer if x[0] not in ones), tuple(x for x in p.inner if x[0] not in ones))
-    for level in ("outer", "inner"):
-        loops: list[Loop] = list(getattr(p, level))
-        k = len(loops) - 2
-        while k >= 0:
-            (a, n), (b, m) = loops[k], loops[k + 1]
-            if _mergeable(p, a, b, m):
-                loops[k : k + 2] = [(b, n * m)]
-                both = D.symbol(b, n * m)
-                outer, inner = (tuple(loops), p.inner) if level == "outer" else (p.outer, tuple(loops))
-                p = _rewrite(p, {a: 0, b: both}, outer, inner)
-                loops = list(getattr(p, level))
-            k -= 1
-    return p
-
-
-def _mergeable(p: NestProblem, a: str, b: str, m: DimLike) -> bool:
-    for d in _dims(p):
-        names = D.symbols(d)
-        if a not in names and b not in names:
-            continue
-        la, lb = D.linear(d, a), D.linear(d, b)
-        if la is None or lb is None or la[0] != lb[0] * m:
-            return False
-    return True
+    once: bool = True
 
 
 # --- choosing lanes ----------------------------------------------------------------------------------------------------------
@@ -158,10 +107,11 @@ def emit(p: NestProblem, isa: Isa) -> Text:
     text = Text("")
     args = Arguments(f, text.words)
     lanes = _lane_count(p, isa)
-    _Nest(f, isa, args, p, lanes, _choose(p, lanes)).emit()
+    body = _Nest(f, isa, args, p, lanes, _choose(p, lanes), interior(p))
+    body.emit()
     f.ret()
     f._allocas.extend(args.prologue)
-    text.text = module.text()
+    text.text, text.once = module.text(), body.cut is None
     return text
 
 
@@ -173,36 +123,104 @@ def _lane_count(p: NestProblem, isa: Isa) -> int:
 
 
 class _Nest:
-    def __init__(self, f: Function, isa: Isa, args: Arguments, p: NestProblem, lanes: int, mode: str):
+    """`within`: the nest without the guards and limits that hold in `ranges`; only at the edges this one's are needed."""
+
+    def __init__(self, f: Function, isa: Isa, args: Arguments, p: NestProblem, lanes: int, mode: str, inside: Interior | None = None):
         self.f, self.isa, self.args, self.p, self.lanes, self.mode = f, isa, args, p, lanes, mode
+        self.cut = transposing.squares(p, lanes) if mode == "across" else None
         self.masked = isa.vector_bytes == 64  # AVX-512 has masks for everything; elsewhere tails run lane by lane
+        self.ranges = inside.ranges if inside else {}
+        self.within = _Nest(f, isa, args, inside.problem, lanes, mode) if inside else None
 
     def emit(self) -> None:
         p, f = self.p, self.f
         thread, threads = f.args[1], f.args[2]
         across = self.mode == "across"
-        if across and (cut := transposing.squares(p, self.lanes)) is not None:
-            self._squares(cut)
+        if self.cut is not None:
+            self._squares(self.cut)
             return
         units = p.outer[:-1] if across else p.outer
         if units:
-            total = self._product([self.args.integer(n) for _, n in units])
-            begin, end = (total * thread).udiv(threads), (total * (thread + 1)).udiv(threads)
-            with f.loop(begin, end) as u:
-                env = self._decompose(u, units)
-                if across:
-                    self._lanes(env, f.const("i64", 0), self.args.integer(p.outer[-1][1]))
-                else:
-                    self._unit(env)
+            self._units(units)
         elif across:
             n = self.args.integer(p.outer[-1][1])
             chunks = (n + (self.lanes - 1)).udiv(self.lanes)
             begin = (chunks * thread).udiv(threads) * self.lanes
             end = f.smin((chunks * (thread + 1)).udiv(threads) * self.lanes, n)
-            self._lanes({}, begin, end)
+            self._limited({}, begin, end)
         else:
             with f.when(thread.eq(0)):
                 self._unit({})
+
+    def _units(self, units: tuple[Loop, ...]) -> None:
+        """This thread's units, a row of the last loop at a time: what a row has in common is computed once."""
+        f, name = self.f, units[-1][0]
+        total = self._product([self.args.integer(n) for _, n in units])
+        at = f.var("i64", (total * f.args[1]).udiv(f.args[2]))
+        end = (total * (f.args[1] + 1)).udiv(f.args[2])
+        with f.forever() as rows:
+            now = at.get()
+            rows.break_if(now >= end)
+            env = self._decompose(now, units)
+            first = env[name]
+            stop = f.smin(first + (end - now), self.args.integer(units[-1][1]))
+            with f.loop(first, stop) as last:
+                if self.mode == "across":
+                    self._limited({**env, name: last}, f.const("i64", 0), self.args.integer(self.p.outer[-1][1]))
+                else:
+                    self._limited({**env, name: last})
+            at.set(now + (stop - first))
+
+    # --- edges and what lies within ---------------------------------------------------------------------------------------------
+    def _limited(self, env: dict[str, V], begin: V | None = None, end: V | None = None) -> None:
+        """One unit, without guards where they hold; across: the part [begin, end) of its lanes."""
+        within = self._is_within(env)
+        if begin is not None and end is not None and self.p.outer[-1][0] in self.ranges:
+            self._lane_ranges(env, begin, end, within)
+        elif within is None:
+            self._all(env, begin, end)
+        else:
+            assert self.within is not None
+            with self.f.either(within) as edge:
+                if begin is not None and isinstance(n := self.p.outer[-1][1], int) and n <= FEW * self.lanes:
+                    self.within._few_lanes(env, n)
+                else:
+                    self.within._all(env, begin, end)
+                edge.otherwise()
+                self._all(env, begin, end)
+
+    def _all(self, env: dict[str, V], begin: V | None, end: V | None) -> None:
+        if begin is not None and end is not None:
+            self._lanes(env, begin, end)
+        else:
+            self._unit(env)
+
+    def _is_within(self, env: dict[str, V]) -> V | None:
+        """Whether the unit's loops are in their ranges; None where they have none."""
+        found: V | None = None
+        for name in (s for s in self.ranges if s in env):
+            low, high = (self.args.integer(d) for d in self.ranges[name])
+            here = (env[name] >= low) & (env[name] < high)
+            found = here if found is None else found & here
+        return found
+
+    def _lane_ranges(self, env: dict[str, V], begin: V, end: V, within: V | None) -> None:
+        """Vectors of lanes where nothing limits them; then both edges, in vectors only where they are loaded as such."""
+        f, name = self.f, self.p.outer[-1][0]
+        low, high = (self.args.integer(d) for d in self.ranges[name])
+        low = f.smin(f.smax(low, begin), end)
+        high = f.smax(f.smin(high, end), low)
+        if within is not None:
+            low, high = f.select(within, low, end), f.select(within, high, end)
+        assert self.within is not None
+        self.within._lanes(env, low, high)
+        with f.loop(0, 2) as side:
+            first, stop = f.select(side.eq(0), begin, high), f.select(side.eq(0), low, end)
+            if _awkwardness(self.p, name, self.lanes, self.lanes) == 0:
+                self._lanes(env, first, stop)
+            else:
+                with f.loop(first, stop) as now:
+                    self._body({**env, name: now}, 1, None, None)
 
     def _squares(self, cut: transposing.Squares) -> None:
         """Threads share the blocks of `cut.width` rows."""
@@ -251,6 +269,18 @@ class _Nest:
         else:
             self._while(i, lambda now: now < end, lambda now: self._body({**env, name: now}, 1, None, None), 1, tail)
 
+    def _few_lanes(self, env: dict[str, V], n: int) -> None:
+        """All lanes written out, for units so small that asking for the next vector would take longer than having it."""
+        f, name = self.f, self.p.outer[-1][0]
+        whole = n - n % self.lanes
+        for first in range(0, whole, self.lanes):
+            self._body({**env, name: f.const("i64", first)}, self.lanes, None, None)
+        if self.masked and n > whole:
+            self._body({**env, name: f.const("i64", whole)}, self.lanes, self._tail_mask(f.const("i64", n - whole), self.lanes), f.const("i64", n - 1))
+        else:
+            for k in range(whole, n):
+                self._body({**env, name: f.const("i64", k)}, 1, None, None)
+
     def _tail_mask(self, left: V, lanes: int) -> V:
         return self.f.iota("i64", lanes) < self.f.splat(left, lanes)
 
@@ -267,11 +297,11 @@ class _Nest:
         lane = p.outer[-1][0]
         params: dict[str, V] = {}
         for stage in p.stages:
-            acc = _Accumulator(f, stage, lanes)
+            acc = Accumulator(f, stage, lanes)
 
-            def add(inner: dict[str, V], flat: V, stage: StageProblem = stage, acc: _Accumulator = acc) -> None:
-                e = Emitter(self.args, {**env, **inner}, lane, lanes, mask, params, last)
-                acc.add(f.splat(e.emit(stage.expr), lanes), flat)
+            def add(rounds: Rounds, stage: StageProblem = stage, acc: Accumulator = acc) -> None:
+                emitters = [(Emitter(self.args, {**env, **inner}, lane, lanes, mask, params, last), flat) for inner, flat in rounds]
+                acc.add_all([(f.splat(e.emit(stage.expr), lanes), flat) for e, flat in emitters])
 
             self._rounds(add)
             params[stage.name] = acc.result()
@@ -281,16 +311,18 @@ class _Nest:
             for s in p.stores:
                 e.store(e.emit(s.value), s.stored, s.target, s.offset)
 
-    def _rounds(self, work: Callable[[dict[str, V], V], None]) -> None:
-        """work(inner indices, flat inner index) for each of them: in loops, or one after another where they are few and known (windows)."""
-        sizes = [n for _, n in self.p.inner]
-        if sizes and all(isinstance(n, int) for n in sizes) and math.prod(n for n in sizes if isinstance(n, int)) <= UNROLL:
-            for flat, at in enumerate(itertools.product(*(range(n) for n in sizes))):  # type: ignore[arg-type]
-                values = {name: self.f.const("i64", k) for (name, _), k in zip(self.p.inner, at, strict=True)}
-                work(values, self.f.const("i64", flat))
-            return
+    def _rounds(self, work: Callable[[Rounds], None]) -> None:
+        """All inner rounds: the last loops written out where they are short and known (windows), in the loops before them."""
+        p, f = self.p, self.f
+        cut, count = len(p.inner), 1
+        while cut and isinstance(n := p.inner[cut - 1][1], int) and count * n <= UNROLL:
+            cut, count = cut - 1, count * n
+        written = p.inner[cut:]
         with ExitStack() as stack:
-            work(*self._inner(stack))
+            env, flat = self._inner(stack, p.inner[:cut])
+            places = itertools.product(*(range(int(n)) for _, n in written))  # type: ignore[arg-type]
+            work([({**env, **{name: f.const("i64", k) for (name, _), k in zip(written, at, strict=True)}},
+                   flat * count + number if written else flat) for number, at in enumerate(places)])  # fmt: skip
 
     def _inner(self, stack: ExitStack, loops: tuple[Loop, ...] | None = None) -> tuple[dict[str, V], V]:
         """Open the inner loops; their indices and the flat inner index."""
@@ -344,7 +376,7 @@ class _Nest:
         name, n = p.inner[-1]
         size = self.args.integer(n)
         several = self.lanes * _chains(p, (stage,), name)
-        sums = {lanes: _Accumulator(f, stage, lanes) for lanes in (1, self.lanes, several)}
+        sums = {lanes: Accumulator(f, stage, lanes) for lanes in (1, self.lanes, several)}
         with ExitStack() as stack:
             inner, flat = self._inner(stack, p.inner[:-1])
 
@@ -362,76 +394,11 @@ class _Nest:
         return rest.result()
 
     def _scalar(self, env: dict[str, V], stage: StageProblem, params: dict[str, V]) -> V:
-        acc = _Accumulator(self.f, stage, 1)
+        acc = Accumulator(self.f, stage, 1)
         with ExitStack() as stack:
             inner, flat = self._inner(stack)
             acc.add(Emitter(self.args, {**env, **inner}, params=params).emit(stage.expr), flat)
         return acc.result()
-
-
-class _Accumulator:
-    """Running value of one stage: a number, or for the arg kinds the best value and where it was."""
-
-    def __init__(self, f: Function, stage: StageProblem, lanes: int):
-        self.f, self.lanes, self.dtype = f, lanes, stage.expr.dtype
-        self.arg = stage.kind.startswith("arg")
-        self.kind = ("max" if "max" in stage.kind else "min") if self.arg else {"sum": "add", "prod": "mul"}.get(stage.kind, stage.kind)
-        self.latest = stage.kind.endswith("last")
-        t = vector(M.llvm_type(self.dtype), lanes)
-        self.value = f.var(t, f.const(t, M.identity(self.kind, self.dtype)))
-        self.where = f.var(vector("i64", lanes), f.const(vector("i64", lanes), -1)) if self.arg else None
-
-    def add(self, x: V, position: V, mask: V | None = None) -> None:
-        f = self.f
-        if self.where is None:
-            old = self.value.get()
-            new = M.emit_op(f, self.kind, self.dtype, [old, x])
-            self.value.set(new if mask is None else f.select(mask, new, old))
-            return
-        better = self._better(x, self.value.get(), self.where.get())
-        if mask is not None:
-            better = better & mask
-        self.value.set(f.select(better, x, self.value.get()))
-        self.where.set(f.select(better, f.splat(position, self.lanes), self.where.get()))
-
-    def _better(self, x: V, old: V, where: V) -> V:
-        """x wins: larger (smaller), or equal where the last one counts, or NaN, or the first of all."""
-        f = self.f
-        pair = [old, x] if self.kind == "max" else [x, old]
-        wins = M.emit_op(f, "le" if self.latest else "lt", self.dtype, pair)
-        if self.dtype.startswith("float"):
-            nan = M.emit_op(f, "isnan", self.dtype, [x])
-            wins = wins | (nan if self.latest else nan & ~M.emit_op(f, "isnan", self.dtype, [old]))
-        return wins | (where < 0)
-
-    def result(self) -> V:
-        return self.value.get() if self.where is None else self.where.get()
-
-    def horizontal(self, rest: _Accumulator) -> None:
-        """Add all lanes to the scalar `rest`."""
-        f = self.f
-        if self.where is None:
-            lanes = M.reduce_lanes(f, self.kind, self.dtype, self.value.get())
-            rest.value.set(M.emit_op(f, self.kind, self.dtype, [lanes, rest.value.get()]))
-            return
-        values, wheres = self.value.get(), self.where.get()
-        for k in range(self.lanes):
-            x, position = f.extract(values, k), f.extract(wheres, k)
-            best, where = rest.value.get(), rest.where.get()  # type: ignore[union-attr]
-            wins = (position >= 0) & ((where < 0) | self._before(x, position, best, where))
-            rest.value.set(f.select(wins, x, best))
-            rest.where.set(f.select(wins, position, where))  # type: ignore[union-attr]
-
-    def _before(self, x: V, position: V, best: V, where: V) -> V:
-        f = self.f
-        pair = [best, x] if self.kind == "max" else [x, best]
-        strictly = M.emit_op(f, "lt", self.dtype, pair)
-        same = M.emit_op(f, "eq", self.dtype, pair)
-        if self.dtype.startswith("float"):
-            nan_x, nan_best = M.emit_op(f, "isnan", self.dtype, [x]), M.emit_op(f, "isnan", self.dtype, [best])
-            strictly = strictly | (nan_x & ~nan_best)
-            same = same | (nan_x & nan_best)
-        return strictly | (same & (position > where if self.latest else position < where))
 
 
 __all__ = ["NestProblem", "StageProblem", "StoreProblem", "Text", "emit", "merge", "param"]
