@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hasten.lower.graph import Traced
     from hasten.lower.report import Report
     from hasten.vm.callpath import Model
+    from hasten.vm.listing import Listing
     from hasten.vm.replay import Recording
 
 PRECISIONS = ("strict", "highest", "high", "medium")
@@ -75,6 +76,24 @@ class CompiledModel:
         from hasten.vm.text import to_text
 
         return to_text(self._model.program)
+
+    def disassemble(self, sizes: Mapping[str, int] | None = None) -> Listing:
+        """The Program with numbered instructions and what each kernel computes: to print, or as plain data (`to_dict`). `sizes` of the inputs
+        ({"n": 8}) are put into all formulas. Raises InputError for a size that no input has."""
+        from hasten.lower.report import kernel_notes
+        from hasten.vm.listing import Listing
+
+        return Listing.of(self._model.program, sizes, kernel_notes(self._report.nodes))
+
+    def machine_code(self, kernel: str) -> str:
+        """A kernel, by its name or a beginning of it, as its machine's instructions. Raises InputError for a name that no kernel or several have,
+        MissingDependency where the system has no disassembler."""
+        from hasten.codegen.disassembler import disassemble, find_kernel, kernel_code
+        from hasten.vm.abi import kernel_names
+
+        image = self._model.image
+        name = find_kernel(kernel_names(self._model.program), kernel)
+        return f"{name}:\n{disassemble(kernel_code(image, name), image.layout.machine)}"
 
     def profile(self, inputs: Mapping[str, Any], *, rounds: int | None = None, seconds: float = 1.0) -> Recording:
         """Time every kernel of a run on `inputs` ({name: array}), in as many rounds or for about so many seconds. `hasten.profile.record` makes

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from hasten.base.errors import HastenError
-from hasten.cli import cache, compile, doctor, inspect, profile, run
+from hasten.cli import cache, compile, disassemble, doctor, inspect, profile, run
 from hasten.cli.bench import WithDefault, kept
 from hasten.cli.bench import run as measure
 
@@ -101,6 +101,8 @@ def _common(
 app.command("compile")(guarded(compile.compile_model))
 app.command("run")(guarded(run.run_model))
 app.command("inspect")(guarded(inspect.inspect_model))
+app.command("disassemble")(guarded(disassemble.disassemble_model))
+app.command("disasm", hidden=True)(guarded(disassemble.disassemble_model))
 app.command("profile")(guarded(profile.profile_model))
 app.command("doctor")(guarded(doctor.show_doctor))
 benches = typer.Typer(

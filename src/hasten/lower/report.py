@@ -71,6 +71,13 @@ def fused_names(nodes: list[NodeReport]) -> dict[tuple[str, str], list[str]]:
     return {key: list(names) for key, names in inside.items()}
 
 
+def kernel_notes(nodes: list[NodeReport]) -> list[str]:
+    """What each Call of the Program computes, in order: its node, and those that are computed with it."""
+    inside = fused_names(nodes)
+    rows = [n for n in nodes if n.kind == "kernel"]
+    return [" with ".join(filter(None, [n.name or n.op, ", ".join(inside.get((n.region, n.name), []))])) for n in rows]
+
+
 def regions_text(nodes: list[NodeReport]) -> str:
     """The regions in order, each with what is fused into it."""
     inside = fused_names(nodes)
