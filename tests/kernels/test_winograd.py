@@ -218,7 +218,7 @@ def choice(problem: ConvProblem, size, precision="highest", batch=1):
 
 
 def test_precision_decides_what_is_allowed():
-    for channels, tile in ((6, (2, 2)), (32, (4, 2)), (64, (4, 4))):
+    for channels, tile in ((6, (2, 2)), (24, (4, 2)), (64, (4, 4))):
         problem = ConvProblem(channels, 64, (3, 3))
         assert choice(problem, 64, "strict") is None
         assert choice(problem, 64, "highest") == tile
@@ -240,8 +240,18 @@ def test_only_plain_convolutions_are_suitable():
     assert winograd_problem("highest", isa_module.get("portable"), ConvProblem(64, 64, (3, 3)), weights, 1, 32, 32) is None
 
 
+def test_filters_with_one_large_weight_are_direct():
+    problem, rng = ConvProblem(64, 64, (3, 3)), np.random.default_rng(1)
+    weights = rng.standard_normal((64, 64, 3, 3)).astype(np.float32)
+    target = isa_module.get("avx512", cross=True)
+    assert winograd_problem("highest", target, problem, weights, 1, 32, 32) is not None
+    weights[3, 5, 1, 2] = 100.0  # a fifth of all squares
+    assert winograd_problem("highest", target, problem, weights, 1, 32, 32) is None
+    assert winograd_problem("highest", target, problem, np.zeros_like(weights), 1, 32, 32) is not None
+
+
 def test_cost_decides_what_is_used():
-    assert choice(ConvProblem(256, 256, (3, 3)), 4) == (2, 2)  # one tile of 4x4 would read four times the weights for one product each
+    assert choice(ConvProblem(256, 256, (3, 3)), 4) == (2, 2)  # one tile of 4x4 is not worth transforming the filters for 36 points
     assert choice(ConvProblem(64, 64, (3, 3)), 2) is None
     assert choice(ConvProblem(64, 64, (3, 3)), symbol("size"), batch=symbol("n")) == (4, 4)
 

@@ -25,10 +25,10 @@ Tile = tuple[int, int]  # outputs of a tile of the algorithm
 
 # For each filter: tiles, and from how many channels on the error of each stays within the contract of "highest": at most twice the
 # error of the direct kernel, which grows with the channels. Measured by benchmarks/kernels/winograd_accuracy.py on random data of
-# several kinds and on layers of trained models (docs/kernels.md has the figures); at 32 channels F(4x4, 3x3) reaches 2.1 times on
-# channels of very different size. "high", at most 1e-5 of the largest output, has room for all of them everywhere.
+# several kinds and on layers of trained models (docs/kernels.md has the figures). "high", at most 1e-5 of the largest output, has
+# room for all of them everywhere.
 TILES: dict[Tile, dict[Tile, int]] = {
-    (3, 3): {(2, 2): 1, (4, 2): 8, (4, 4): 48},
+    (3, 3): {(2, 2): 1, (4, 2): 8, (4, 4): 32},
     (1, 3): {(1, 2): 1, (1, 4): 24},
     (3, 1): {(2, 1): 1, (4, 1): 24},
     (1, 5): {(1, 2): 8},
@@ -37,14 +37,15 @@ TILES: dict[Tile, dict[Tile, int]] = {
 }
 PRECISIONS = ("highest", "high", "medium")  # "strict" has the sums of direct convolution
 
+LARGEST_SHARE = 1 / 16  # of the filters' squares that one weight may have
+
 UNKNOWN_SIZE = 32  # what a height or width that is not known counts as; an unknown batch counts as one
 GAIN = 1.05  # by how much the direct kernel must be expected to be beaten
 
 # Time in multiplications of whole vectors (terms: see direct_terms and winograd_terms), fitted to times of
-# benchmarks/kernels/winograd_sweep.py, weights coming from memory. Bytes of transformed weights count for more than the 0.052 of the
-# fit: with few tiles reading them is what takes the time.
-DIRECT_COST = (0.883, 0.0353, 5490.0)
-WINOGRAD_COST = (0.881, 3.87, 0.07, 6580.0)
+# benchmarks/kernels/winograd_sweep.py, weights coming from memory.
+DIRECT_COST = (0.882, 0.0349, 5240.0)
+WINOGRAD_COST = (0.889, 3.49, 1.71, 6210.0)
 
 
 def winograd_problem(
@@ -52,7 +53,7 @@ def winograd_problem(
 ) -> WinogradProblem | None:
     """The Winograd convolution that computes `problem`; None: the direct kernel."""
     suits = problem.strides == problem.dilations == (1, 1) and problem.group == 1 and problem.unit_channels
-    if not suits or precision not in PRECISIONS or not np.isfinite(weights).all():
+    if not suits or precision not in PRECISIONS or not even(weights):
         return None
     sizes = (_size(batch, 1), _size(oh, UNKNOWN_SIZE), _size(ow, UNKNOWN_SIZE))
     known = all(isinstance(d, int) for d in (batch, oh, ow))
@@ -66,6 +67,15 @@ def winograd_problem(
         if cost < least:
             best, least = candidate, cost
     return best
+
+
+def even(weights: np.ndarray) -> bool:
+    """Whether sums by these filters have many terms that count: where one weight is all of it, an output may be a single product, which
+    the direct kernel rounds once and Winograd's algorithm adds up beside the much larger products of neighbours."""
+    if not np.isfinite(weights).all():
+        return False
+    squares = np.square(weights.astype(np.float64))
+    return float(squares.max(initial=0.0)) <= LARGEST_SHARE * max(float(squares.sum()), np.finfo(np.float64).tiny)
 
 
 def _size(d: DimLike, unknown: int) -> int:
@@ -85,14 +95,15 @@ def direct_terms(problem: ConvProblem, isa: Isa, sizes: tuple[int, int, int]) ->
 
 
 def winograd_terms(problem: WinogradProblem, isa: Isa, tiles: int) -> tuple[float, ...]:
-    """What a Winograd kernel does for that many tiles: multiplications, vectors transformed, bytes of weights read, a call."""
+    """What a Winograd kernel does for that many tiles: multiplications, vectors of images and of filters transformed, a call."""
     of = winograd.layout(problem, isa)
     strips = -(-tiles // of.tiles)
     rows = [tiles * (i + 1) // strips - tiles * i // strips for i in range(strips)]
-    steps = problem.points * problem.channels
-    products = steps * sum(tile.step_cycles(isa, of.plan, problem.outputs, r) for r in rows)
-    vectors = tiles * problem.points * sum(-(-size // isa.lanes(32)) for size in (problem.channels, problem.outputs))
-    return products, vectors, strips * steps * problem.outputs * 4.0, 1.0
+    products = problem.points * problem.channels * sum(tile.step_cycles(isa, of.plan, problem.outputs, r) for r in rows)
+    lanes = isa.lanes(32)
+    images = tiles * problem.points * sum(-(-size // lanes) for size in (problem.channels, problem.outputs))
+    filters = strips * problem.points * problem.channels * -(-problem.outputs // lanes)
+    return products, images, filters, 1.0
 
 
 @dataclass(frozen=True)

@@ -377,12 +377,12 @@ def split_range(f: Function, total: V, part: V, parts: V) -> tuple[V, V]:
     return total * part / parts, total * (part + 1) / parts
 
 
-def split_work(f: Function, thread: V, threads: V, rows: V, panels: V) -> tuple[tuple[V, V], tuple[V, V]]:
-    """This thread's piece of rows x panels: rows alone where there are enough to be even, else panels first.
+def split_work(f: Function, thread: V, threads: V, rows: V, panels: V, few: V | None = None) -> tuple[tuple[V, V], tuple[V, V]]:
+    """This thread's piece of rows x panels: rows alone, or panels first where there are `few` rows (default: too few to be even).
 
     Threads that get nothing have an empty range of rows.
     """
-    few = rows < threads * 4
+    few = rows < threads * 4 if few is None else few
     across = f.select(few, f.smax(f.smin(panels, threads), 1), 1)
     down = threads / across
     mine = f.select(thread < down * across, rows, f.const("i64", 0))

@@ -2,9 +2,15 @@
 
 Tiles of m_y x m_x outputs, F(m_y, kh) nested with F(m_x, kw) (winograd_matrices), a strip of tiles at a time:
 
-    V[point][tile][channel]   the transformed inputs of the strip, in the thread's scratch: a share of the second level cache
-    M[point][tile][column]    V[point] times a panel of U[point], the transformed weights, by the register tile of all products
+    V[point][tile][channel]   the transformed inputs of the strip, in the thread's scratch
+    U[point][channel][column] the transformed filters of a panel of outputs, for a block of channels and a few points at a time
+    M[point][tile][column]    V[point] times U[point], by the register tile of all products
     outputs                   the transformed M, given to the sink
+
+Filters are transformed where they are used, because they are smaller before: 9 numbers for each pair of channels instead of the 36 of
+F(4x4, 3x3). The model needs no more memory than with direct convolution, and four times fewer bytes are read where the filters
+come from memory, which costs about what the transformation does: the work of four to six tiles for each strip. The filters of the next
+block are asked for while this one is multiplied.
 
 Pixels outside the image are read from a row of zeros. Sizes, padding and strides (elements) are run-time words; what the filter
 is, is static. 1-D convolution is the case h = oh = 1 of a filter with one row.
@@ -28,9 +34,8 @@ from hasten.kernels.winograd_matrices import Algorithm, algorithm
 from hasten.kernels.winograd_transform import nested
 
 WINOGRAD_ARGS = CONV_ARGS
-INPUT_BYTES = 256 << 10  # of transformed inputs in scratch: a share of the second level cache
-LEAST_TILES = 14  # of a strip that fits the cache: every weight that is read serves so many tiles
-MANY_TILES = 28  # of a strip that does not
+INPUT_BYTES = 256 << 10  # of transformed inputs that are a share of the second level cache
+STRIP_TILES = 84  # of a strip at least, where there are so many: filters are transformed once for each strip
 FEW_TILES = 112  # with fewer, register tiles are chosen to fit their number
 LINE = 64
 
@@ -52,20 +57,36 @@ class WinogradProblem:
         return algorithm(self.outputs_of_tile[0], self.kernel[0]), algorithm(self.outputs_of_tile[1], self.kernel[1])
 
     @property
+    def taps(self) -> int:
+        return self.kernel[0] * self.kernel[1]
+
+    @property
     def block(self) -> int:
-        """Channels that are added up by themselves: sums of such sums have smaller errors than one long sum."""
-        return min(self.channels, 16 if self.channels <= 128 else 32)  # about the square root of the channels, and enough to be quick
+        """Channels that are added up by themselves: sums of such sums have smaller errors than one long sum. About the square root of
+        the channels, and few enough for a panel's filters and their transformation to stay in the first level cache."""
+        return min(self.channels, 16 if self.channels <= 128 else 32)
 
     @property
     def points(self) -> int:
         y, x = self.algorithms
         return y.n * x.n
 
+    @property
+    def groups(self) -> list[tuple[int, ...]]:
+        """Rows of the filters' vertical transformation that are made together: those of points a and -a share their sums, those of 0 and
+        infinity read one tap each."""
+        n = self.algorithms[0].n
+        return [(0, n - 1), *(tuple(range(k, min(k + 2, n - 1))) for k in range(1, n - 1, 2))] if n > 1 else [(0,)]
+
+    @property
+    def group_points(self) -> int:
+        return max(map(len, self.groups)) * self.algorithms[1].n
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Of the scratch: tiles of a strip; bytes between the tiles of V, between its blocks of channels, between its points, and between
-    the points of M."""
+    """Of the scratch: tiles of a strip; bytes between the tiles of V, between its blocks of channels, between its points, between
+    the points of M, and between those of U."""
 
     plan: Plan
     tiles: int
@@ -73,22 +94,23 @@ class Layout:
     block_bytes: int
     input_bytes: int
     product_bytes: int
+    filter_bytes: int
 
 
 def layout(problem: WinogradProblem, isa: Isa) -> Layout:
     """How the scratch is laid out."""
-    plan = tile.plan(isa, problem.outputs, _rows(problem), slack=True)
+    lanes = isa.lanes(32)
+    plan = tile.plan(isa, min(problem.outputs, LINE // FLOAT), _rows(problem), slack=True)  # narrow panels: see `block`
     most, channels, block = plan.rows[0], problem.channels, problem.block
     fitting = INPUT_BYTES // (problem.points * channels * FLOAT)
-    fits, lanes = fitting >= LEAST_TILES, isa.lanes(32)
-    wanted = fitting if fits else MANY_TILES
+    wanted = max(fitting, STRIP_TILES)
     tiles = -(-(wanted if problem.tiles is None else min(wanted, problem.tiles)) // most) * most
-    products = _odd_lines(tiles * plan.width * FLOAT)
-    if not fits and channels % lanes == block % lanes == 0:  # what a product reads from memory is contiguous
+    products, filters = _odd_lines(tiles * plan.width * FLOAT), _odd_lines(block * plan.width * FLOAT)
+    if tiles > fitting and channels % lanes == block % lanes == 0:  # what a product reads from memory is contiguous
         inputs = _odd_lines(tiles * -(-channels // block) * block * FLOAT)
-        return Layout(plan, tiles, block * FLOAT, tiles * block * FLOAT, inputs, products)
+        return Layout(plan, tiles, block * FLOAT, tiles * block * FLOAT, inputs, products, filters)
     pitch = channels + PAD if tile.aliases(channels * FLOAT, most) else channels
-    return Layout(plan, tiles, pitch * FLOAT, block * FLOAT, _odd_lines(tiles * pitch * FLOAT), products)
+    return Layout(plan, tiles, pitch * FLOAT, block * FLOAT, _odd_lines(tiles * pitch * FLOAT), products, filters)
 
 
 def _rows(problem: WinogradProblem) -> int | None:
@@ -102,17 +124,15 @@ def _odd_lines(count: int) -> int:
 
 
 def pack_winograd_weights(problem: WinogradProblem, isa: Isa, w: np.ndarray) -> np.ndarray:
-    """Filters [O, C, kh, kw] float32 -> transformed in float64, [panels, points, C, width] float32."""
-    y, x = (np.array([[float(c) for c in row] for row in a.filter]) for a in problem.algorithms)
-    transformed = np.einsum("ia,ocab,jb->ijco", y, np.asarray(w, np.float64), x, optimize=True)
-    points = transformed.reshape(problem.points, problem.channels, problem.outputs).astype(np.float32)
-    return np.ascontiguousarray(pack_panels(points, layout(problem, isa).plan.width).swapaxes(0, 1))
+    """Filters [O, C, kh, kw] float32 -> [panels, C, taps, width] float32."""
+    taps = np.asarray(w, np.float32).reshape(problem.outputs, problem.channels, -1).transpose(1, 2, 0)
+    return np.ascontiguousarray(pack_panels(taps, layout(problem, isa).plan.width).swapaxes(0, 1))
 
 
 def winograd_scratch_bytes(problem: WinogradProblem, isa: Isa) -> int:
     """Bytes of scratch for each thread (64-byte aligned)."""
     of = layout(problem, isa)
-    return problem.points * (of.input_bytes + of.product_bytes) + _odd_lines(problem.channels * FLOAT)
+    return problem.points * (of.input_bytes + of.product_bytes) + problem.group_points * of.filter_bytes + _odd_lines(problem.channels * FLOAT)
 
 
 def emit_winograd(
@@ -129,7 +149,9 @@ class _Winograd:
         self.plan = self.layout.plan
         self.inputs = arg["scratch"]
         self.products = f.offset(self.inputs, problem.points * self.layout.input_bytes)
-        self.zeros = f.offset(self.products, problem.points * self.layout.product_bytes)
+        self.filters = f.offset(self.products, problem.points * self.layout.product_bytes)
+        self.zeros = f.offset(self.filters, problem.group_points * self.layout.filter_bytes)
+        self.table = self._table()
         my, mx = problem.outputs_of_tile
         self.across = (arg["ow"] + (mx - 1)) / mx
         self.of_image = self.across * ((arg["oh"] + (my - 1)) / my)
@@ -138,7 +160,8 @@ class _Winograd:
         """This thread's tiles of all images x panels, a strip of tiles at a time."""
         f, p = self.f, self.problem
         panels = f.const("i64", -(-p.outputs // self.plan.width))
-        tiles, columns = tile.split_work(f, thread, threads, self.arg["n"] * self.of_image, panels)
+        all_tiles = self.arg["n"] * self.of_image
+        tiles, columns = tile.split_work(f, thread, threads, all_tiles, panels, all_tiles < p.outputs)  # what is transformed twice is less
         moves.zero_floats(f, self.isa, self.zeros, f.const("i64", p.channels))
         count = tiles[1] - tiles[0]
         strips = f.smax((count + (self.layout.tiles - 1)) / self.layout.tiles, 1)
@@ -163,31 +186,88 @@ class _Winograd:
 
     def _multiply(self, panel: V, count: V) -> None:
         """M of all points: the strip's `count` tiles by one panel, a block of channels at a time."""
-        f, p, layout, width = self.f, self.problem, self.layout, self.plan.width
-        weights = f.at(self.arg["weights"], panel, p.points * p.channels * width * FLOAT)
-        with f.loop(0, p.points) as point, f.loop(0, -(-p.channels // p.block)) as block:
+        f, p = self.f, self.problem
+        channel_bytes = p.taps * self.plan.width * FLOAT
+        weights = f.at(self.arg["weights"], panel, p.channels * channel_bytes)
+        x, groups = p.algorithms[1].n, p.groups
+        with f.loop(0, -(-p.channels // p.block)) as block, f.loop(0, len(groups)) as group:
             channel = block * p.block
-            b = f.at(f.at(weights, point, p.channels * width * FLOAT), channel, width * FLOAT)
-            rows = f.at(f.at(self.inputs, point, layout.input_bytes), block, layout.block_bytes)
-            products = f.at(self.products, point, layout.product_bytes)
-            now = f.var("i64", 0)
-            with f.forever() as loop:
-                loop.break_if(now.get() >= count)
-                if len(self.plan.rows) == 1:
+            self._filters(group, f.at(weights, channel, channel_bytes), self._channels(channel))
+            first, last = (f.load("i64", f.at(self.table, group + k, 8)) for k in (0, 1))
+            with f.loop(first, last) as at, f.loop(0, x) as j:
+                row = f.load("i64", f.at(self.table, at + (len(groups) + 1), 8))
+                self._fetch(f.at(weights, channel + p.block, channel_bytes), at * x + j)
+                self._product(row * x + j, block, f.at(self.filters, (at - first) * x + j, self.layout.filter_bytes), count)
+
+    def _fetch(self, weights: V, turn: V) -> None:
+        """Have a share of the weights of a block brought into the second level cache: one share for each point."""
+        f, p = self.f, self.problem
+        lines = -(-p.taps * p.block * self.plan.width * FLOAT // (LINE * p.points))
+        first = f.at(weights, turn, lines * LINE)
+        for line in range(lines):
+            f.intrinsic("llvm.prefetch", "void", [f.offset(first, line * LINE), *(f.const("i32", k) for k in (0, 2, 1))], ["ptr"])
+
+    def _channels(self, first: V) -> V | int:
+        """How many channels the block that begins with `first` has."""
+        f, p = self.f, self.problem
+        return p.block if p.channels % p.block == 0 else f.smin(f.const("i64", p.channels) - first, p.block)
+
+    def _table(self) -> V:
+        """In memory: where each group of rows begins in the list of all, then that list."""
+        f, groups = self.f, self.problem.groups
+        starts = [sum(map(len, groups[:k])) for k in range(len(groups) + 1)]
+        numbers = [*starts, *(row for group in groups for row in group)]
+        table = f.alloca(len(numbers) * 8)
+        for k, number in enumerate(numbers):
+            f.store(f.const("i64", number), f.offset(table, k * 8))
+        return table
+
+    def _filters(self, group: V, weights: V, channels: V | int) -> None:
+        """The rows of U that are of `group`, for a block of channels of a panel: weights and results fit the first level cache."""
+        f = self.f
+        for k, rows in enumerate(self.problem.groups):
+            with f.when(group.eq(k)):
+                self._group(rows, weights, channels)
+
+    def _group(self, rows: tuple[int, ...], weights: V, channels: V | int) -> None:
+        f, lanes, width = self.f, self.plan.lanes, self.plan.width
+        type_, (kh, kw) = vector("float", lanes), self.problem.kernel
+        y, x = self.problem.algorithms
+        vertical = tuple(y.filter[row] for row in rows)
+        with f.loop(0, channels) as c, f.loop(0, width, lanes) as column:
+            source = f.at(f.at(weights, c, kh * kw * width * FLOAT), column, FLOAT)
+            target = f.at(f.at(self.filters, c, width * FLOAT), column, FLOAT)
+
+            def load(i: int, j: int) -> V:
+                return f.load(type_, f.offset(source, (i * kw + j) * width * FLOAT), lanes * FLOAT)
+
+            def store(i: int, j: int, value: V) -> None:
+                f.store(value, f.offset(target, (i * x.n + j) * self.layout.filter_bytes), lanes * FLOAT)
+
+            nested(f, vertical, x.filter, load, store)
+
+    def _product(self, point: V, block: V, b: V, count: V) -> None:
+        """M of one point: the strip's `count` tiles of a block of channels by the block's weights `b`."""
+        f, layout = self.f, self.layout
+        rows = f.at(f.at(self.inputs, point, layout.input_bytes), block, layout.block_bytes)
+        products = f.at(self.products, point, layout.product_bytes)
+        channel, now = block * self.problem.block, f.var("i64", 0)
+        with f.forever() as loop:
+            loop.break_if(now.get() >= count)
+            if len(self.plan.rows) == 1:
+                self._rows(self.plan.shapes[0], now, rows, b, products, channel)
+            else:
+                with f.either(count - now.get() > self.plan.rows[1]) as few:
                     self._rows(self.plan.shapes[0], now, rows, b, products, channel)
-                else:
-                    with f.either(count - now.get() > self.plan.rows[1]) as few:
-                        self._rows(self.plan.shapes[0], now, rows, b, products, channel)
-                        few.otherwise()
-                        self._rows(self.plan.shapes[1], now, rows, b, products, channel)
+                    few.otherwise()
+                    self._rows(self.plan.shapes[1], now, rows, b, products, channel)
 
     def _rows(self, shape: Shape, now: Var, rows: V, b: V, products: V, channel: V) -> None:
         """One register tile of products, added to those of earlier channels; `now` advances by its rows."""
         f, p, pitch, first = self.f, self.problem, self.layout.row_bytes, now.get()
         now.set(first + shape.rows)
         t = tile.Tile(f, shape)
-        whole = p.channels % p.block == 0
-        t.multiply(Rows(f.at(rows, first, pitch), pitch), b, p.block if whole else f.smin(f.const("i64", p.channels) - channel, p.block))
+        t.multiply(Rows(f.at(rows, first, pitch), pitch), b, self._channels(channel))
         place = f.at(products, first, shape.width * FLOAT)
         if p.block == p.channels:
             t.save(place)
