@@ -24,9 +24,10 @@ from hasten.base.errors import (
     TypeMismatch,
     UnsupportedOperator,
 )
+from hasten.base.version import VERSION
 from hasten.deploy import build_library
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "CompileError",

@@ -325,7 +325,7 @@ def _model_key(model: Any, cache: Cache, target: Any, threads: int, precision: s
     """What a whole compiled model depends on; None where its bytes can't be told cheaply (external data, modules, graphs)."""
     import hashlib
 
-    from hasten import __version__
+    from hasten.base.version import VERSION
     from hasten.codegen.cache import code_version
     from hasten.codegen.fingerprint import file_digest
     from hasten.vm.runtime import guard_side
@@ -336,5 +336,5 @@ def _model_key(model: Any, cache: Cache, target: Any, threads: int, precision: s
         digest = hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else None
     if digest is None:
         return None
-    return f"{digest}|{target.key}|{threads}|{precision}|{host_ops}|{guard_side()}|{__version__}|{code_version()}"
+    return f"{digest}|{target.key}|{threads}|{precision}|{host_ops}|{guard_side()}|{VERSION}|{code_version()}"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import zlib
@@ -14,6 +16,7 @@ import pytest
 
 from hasten.base import dims as D
 from hasten.base.errors import CorruptFile, HastenError
+from hasten.base.version import VERSION
 from hasten.codegen import isa as isas
 from hasten.vm import file
 from hasten.vm import program as P
@@ -118,16 +121,46 @@ def test_truncation_is_found(contents: bytes, tmp_path: Path) -> None:
         file.read(tmp_path / "nothing")
 
 
-def test_other_versions(contents: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def reformatted(contents: bytes, number: int, header: bytes | None = None) -> bytes:
+    """A file of another format; the first 64 bytes are whole, the header's first bytes are others if wanted."""
     head = bytearray(contents[:64])
-    head[8] = 9
-    head[12:16] = bytes(4)
+    head[8:12], head[12:16] = number.to_bytes(4, "little"), bytes(4)
     head[12:16] = zlib.crc32(bytes(head)).to_bytes(4, "little")
-    with pytest.raises(CorruptFile, match="format is number 9, this Hasten reads 1"):
-        file.from_bytes(bytes(head) + contents[64:])
+    rest = contents[64:] if header is None else header + contents[64 + len(header) :]
+    return bytes(head) + rest
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(CorruptFile) as caught:
+        file.from_bytes(data)
+    return str(caught.value)
+
+
+def test_other_formats_are_refused_and_tell_who_wrote_them(contents: bytes) -> None:
+    newer = reformatted(contents, 9, b'{"hasten":"12.3.0rc1","abi":[5]')
+    assert refusal(newer) == (
+        f"these bytes was written by Hasten 12.3.0rc1 with format 9; this is Hasten {VERSION}, which reads format {file.FORMAT}. "
+        "Compile the model again with this Hasten, or load it with Hasten 12.3.0rc1."
+    )
+    for header in (b'{"abi":1,"isa":{"name":', b"\xff" * 64, b'{"hasten":"' + b"9" * 500):  # the first format; and whatever comes
+        assert "was written by another Hasten with format 1; " in refusal(reformatted(contents, 1, header))
+    assert "written by another Hasten with format 3" in refusal(reformatted(contents[:64], 3))
+    assert "first 64 bytes are damaged" in refusal(contents[:8] + b"\x09" + contents[9:])
+
+
+def test_another_run_time_interface_is_refused(contents: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = file.abi.ABI
     monkeypatch.setattr(file.abi, "ABI", 99)
-    with pytest.raises(CorruptFile, match="run-time interface is number 1, this Hasten has 99"):
-        file.from_bytes(contents)
+    assert f"written by another Hasten with run-time interface {ours}; this is Hasten {VERSION}, which has 99. Compile" in refusal(contents)
+    monkeypatch.setattr(file, "VERSION", "77.0")
+    assert f"written by Hasten {VERSION} with run-time interface {ours}; this is Hasten 77.0" in refusal(contents)
+
+
+def test_the_page_describes_the_file(contents: bytes) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "vm.md").read_text()
+    part = page[page.index("## The file") :]
+    header = json.loads(contents[64 : 64 + int.from_bytes(contents[16:24], "little")])
+    assert set(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)) == header.keys()
 
 
 def test_instructions_that_this_machine_lacks(toolbox: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,16 +127,16 @@ class _Order:
 
     def fields(self, program: Program) -> dict[str, str]:
         """Values for the templates."""
-        from hasten import __version__
+        from hasten.base.version import VERSION
         from hasten.deploy import cpu, tables
 
         command = ["python", *self.compiler[1:]] if "ziglang" in self.compiler else self.compiler
         sizes = (shlex.quote(f"{size}={number}") for size, number in tables.sizes(program))
-        version = f"Hasten {__version__}: {self.title}, for {self.isa.name} instructions ({self.target.name}), up to {self.threads} thread(s)"
+        version = f"Hasten {VERSION}: {self.title}, for {self.isa.name} instructions ({self.target.name}), up to {self.threads} thread(s)"
         return tables.fields(program) | {
             "name": self.name,
             "title": tables.comment(self.title),
-            "version": __version__,
+            "version": VERSION,
             "version_text": tables.string(version),
             "isa": self.isa.name,
             "target": self.target.name,

@@ -2,7 +2,7 @@
 
     0     magic (8 bytes), format (u32), CRC-32 of these 64 bytes with this field zero (u32), size of the header part
           with its padding (u64), size of the file (u64), SHA-256 of the header part (32 bytes)
-    64    header: JSON, padded with spaces to the next page
+    64    header: JSON that begins with {"hasten":"VERSION", padded with spaces to the next page
     ...   sections, each from a page's beginning, padded with zeros: the run-time library, the model's machine code, its
           constants
 
@@ -10,6 +10,9 @@ The header names each section's offset, size and checksum: SHA-256 for code, the
 speed of memory) for constants. All padding is covered too, so whatever is altered or cut off is found. Machine code and
 constants are mapped, not read. A checksum is no signature: a file holds machine code, so load only files that you would
 run.
+
+The first 64 bytes and what follows `VERSION` do not change from format to format, so every Hasten can tell who wrote a file that it does not read.
+Other formats are refused: the file holds machine code that agrees with its reader on more than its layout.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import secrets
 import struct
 import tempfile
@@ -31,6 +35,7 @@ from typing import IO, Any
 import numpy as np
 
 from hasten.base.errors import CorruptFile, InputError
+from hasten.base.version import VERSION
 from hasten.codegen import isa as isas
 from hasten.vm import abi
 from hasten.vm.callpath import Constants, Model, make_model
@@ -40,9 +45,10 @@ from hasten.vm.runtime import Runtime, load_runtime, loaded_runtime
 from hasten.vm.text import LazyProgram, to_text
 
 MAGIC = b"\x89HASTN\r\n"
-FORMAT = 1
+FORMAT = 2
 _HEAD = struct.Struct("<8sIIQQ32s")
 _MAX_HEADER = 1 << 30
+_WRITTEN_BY = re.compile(rb'\{"hasten":"([0-9A-Za-z.+!-]{1,40})"')
 _SECTIONS = ("runtime", "image", "constants")
 
 
@@ -89,6 +95,7 @@ def to_parts(
         end += padded[name].size
     sums = {name: _checksum(padded[name], load_runtime(runtime) if name == "constants" else None) for name in _SECTIONS}
     header = {
+        "hasten": VERSION,
         "abi": abi.ABI,
         "isa": {"name": isa.name, "features": isa.llvm_features, "triple": isa.llvm_triple},
         "threads": threads,
@@ -196,12 +203,19 @@ class _File:
     def corrupt(self, why: str) -> CorruptFile:
         return CorruptFile(f"{self.name}: {why}. Compile the model again.")
 
+    def other_version(self, its: str, ours: str) -> CorruptFile:
+        found = _WRITTEN_BY.match(os.pread(self.descriptor, 64, 64))
+        version = found[1].decode() if found else VERSION
+        writer = "another Hasten" if version == VERSION else f"Hasten {version}"
+        return CorruptFile(f"{self.name} was written by {writer} with {its}; this is Hasten {VERSION}, which {ours}. "
+                           f"Compile the model again with this Hasten, or load it with {writer}.")  # fmt: skip
+
     def read(self) -> Saved:
         header, start = self.header()
         try:
-            self.check_machine(header["isa"])
             if header["abi"] != abi.ABI:
-                raise self.corrupt(f"its run-time interface is number {header['abi']}, this Hasten has {abi.ABI}")
+                raise self.other_version(f"run-time interface {header['abi']}", f"has {abi.ABI}")
+            self.check_machine(header["isa"])
             with mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ) as view:
                 places = self.places(header["sections"], start)
                 self.check_code(view, places, header["sections"])
@@ -224,10 +238,10 @@ class _File:
         if len(head) < 64:
             raise self.corrupt("the file is cut off within its first 64 bytes")
         _, version, crc, length, total, digest = _HEAD.unpack(head)
-        if version != FORMAT:
-            raise self.corrupt(f"its format is number {version}, this Hasten reads {FORMAT}")
         if zlib.crc32(head[:12] + bytes(4) + head[16:]) != crc:
             raise self.corrupt("its first 64 bytes are damaged")
+        if version != FORMAT:
+            raise self.other_version(f"format {version}", f"reads format {FORMAT}")
         if self.size != total:
             raise self.corrupt(
                 f"the file has {self.size} bytes instead of {total}: it is cut off or something was added"

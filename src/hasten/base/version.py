@@ -1,0 +1,3 @@
+"""The version of Hasten."""
+
+VERSION = "0.1.0"
