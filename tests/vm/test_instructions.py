@@ -13,7 +13,7 @@ from hasten.vm import instructions, interpreter
 from hasten.vm import program as P
 from hasten.vm.forms import FORMS, Syntax, masked, split
 from hasten.vm.instructions import ROWS, Kind
-from hasten.vm.native import driver
+from hasten.vm.native import code
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "vm.md"
 NOT_NATIVE = {P.Host}
@@ -23,7 +23,7 @@ def test_every_instruction_has_its_row_and_both_drivers() -> None:
     every = set(typing.get_args(P.Instruction))
     assert {row.instruction for row in ROWS} == every and len(ROWS) == len(every)
     assert set(interpreter._HANDLERS) == every
-    assert set(driver._EMITTERS) == every - NOT_NATIVE
+    assert set(code.EMITTERS) == every - NOT_NATIVE
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

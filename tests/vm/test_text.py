@@ -119,7 +119,7 @@ def test_it_reads_well() -> None:
     )
     assert (
         to_text(program)
-        == """program 1
+        == """program 2
 input "x" float32 (n, 3) %b0
 input "s/1" object "sequence(float32)" $h0
 output "y" int64 (d) %b2
@@ -147,15 +147,15 @@ host_op "node 5" "NonZero" cGF5bG9hZA==
     ("text", "line"),
     [
         ("", 1),
-        ("program 2\ncode\n", 1),
-        ("program 1\n", 2),
-        ("program 1\ncode\n  jump 3\n", 3),
-        ("program 1\ncode\n  let a = b c\n", 3),
-        ("program 1\ninput x float32 () %b\ncode\n", 2),
-        ("program 1\ncode\n  let a = __import__('os')\n", 3),
-        ("program 1\ncode\n    let a = 1\n", 3),
-        ('program 1\ncode\nhost_op "a" "b" !\n', 3),
-        ("program 1\ncode\n" + "".join("  " * n + "if a\n" for n in range(1, 200)), 103),
+        ("program 1\ncode\n", 1),
+        ("program 2\n", 2),
+        ("program 2\ncode\n  jump 3\n", 3),
+        ("program 2\ncode\n  let a = b c\n", 3),
+        ("program 2\ninput x float32 () %b\ncode\n", 2),
+        ("program 2\ncode\n  let a = __import__('os')\n", 3),
+        ("program 2\ncode\n    let a = 1\n", 3),
+        ('program 2\ncode\nhost_op "a" "b" !\n', 3),
+        ("program 2\ncode\n" + "".join("  " * n + "if a\n" for n in range(1, 200)), 103),
     ],
 )
 def test_errors_name_the_line(text: str, line: int) -> None:

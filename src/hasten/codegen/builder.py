@@ -255,6 +255,17 @@ class Function:
         self.line(f"br i1 {cond.name}, label %{then}, label %{other}")
         self._done = True
 
+    def switch(self, value: V, default: str, labels: Sequence[str]) -> None:
+        """To `labels[value - 1]`, or to `default` for all other values."""
+        cases = " ".join(f"{value.type} {n + 1}, label %{label}" for n, label in enumerate(labels))
+        self.line(f"switch {value}, label %{default} [{cases}]")
+        self._done = True
+
+    def jump_to(self, target: V, args: Sequence[V]) -> None:
+        """Leave this function, which returns nothing, for another one with the same types of arguments: it returns to our caller."""
+        self.line(f"musttail call void {target.name}({', '.join(map(repr, args))})")
+        self.ret()
+
     def ret(self, value: V | None = None) -> None:
         self.line("ret void" if value is None else f"ret {value.type} {value.name}")
         self._done = True

@@ -9,7 +9,7 @@ from hasten.base.dtypes import DTYPES, dtype
 from hasten.base.errors import UnsupportedOperator
 from hasten.vm import abi
 from hasten.vm.native import memory
-from hasten.vm.program import STATUS_MEMORY, STATUS_MESSAGES, STATUS_SHAPE, Program, TensorSpec
+from hasten.vm.program import MAX_DEPTH, STATUS_MEMORY, STATUS_MESSAGES, STATUS_SHAPE, ObjectSpec, Program, TensorSpec, ValueSpec
 
 API = 1
 """Version of the C interface: raised when its types or the meaning of its functions change."""
@@ -29,8 +29,10 @@ def check_program(program: Program) -> None:
     found = []
     for side, specs in (("input", program.inputs), ("output", program.outputs)):
         for spec in specs:
-            if not isinstance(spec, TensorSpec):
+            if isinstance(spec, ObjectSpec):
                 found.append(f"{side} {spec.name!r} is a value of Python: {spec.kind}")
+            elif isinstance(spec, ValueSpec):
+                found.append(f"{side} {spec.name!r} is a value of the data type {spec.type}, for which C has no words here")
             elif dtype(spec.dtype) not in _IN_C:
                 found.append(f"{side} {spec.name!r}: there is no {spec.dtype} in C")
             elif len(spec.shape) > MAX_RANK:
@@ -56,7 +58,8 @@ def fields(program: Program) -> dict[str, str]:
         "inputs_room": max(1, len(inputs)), "outputs_room": max(1, len(outputs)),
         "input_words": sum(1 + len(s.shape) for s in inputs), "output_words": sum(1 + len(s.shape) for s in outputs),
         "word_constants": abi.Word.CONSTANTS, "word_parallel": abi.Word.PARALLEL, "word_threads": abi.Word.THREADS,
-        "word_limit": abi.Word.LIMIT, "status_memory": STATUS_MEMORY, "status_shape": STATUS_SHAPE,
+        "word_limit": abi.Word.LIMIT, "word_depth": abi.Word.DEPTH, "max_depth": MAX_DEPTH, "status_depth": abi.STATUS_DEPTH,
+        "status_memory": STATUS_MEMORY, "status_shape": STATUS_SHAPE,
         "status_input": abi.STATUS_INPUT, "first_check": abi.FIRST_CHECK,
         "block_header": memory.HEADER, "block_raw": memory.RAW,
     }  # fmt: skip

@@ -11,7 +11,9 @@ and may be called from several threads at once. Outputs are fresh arrays that ow
 from __future__ import annotations
 
 import ctypes
+import functools
 import operator
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,10 +24,12 @@ from hasten.base.dtypes import to_numpy
 from hasten.base.errors import ExecutionError, InputError, ResourceLimit, ShapeMismatch
 from hasten.vm import abi
 from hasten.vm.abi import Word
+from hasten.vm.arrays import shape_text
 from hasten.vm.image import Image, LoadedImage
-from hasten.vm.inputs import Signature, shape_text
-from hasten.vm.program import MAX_ROUNDS, STATUS_MEMORY, STATUS_MESSAGES, STATUS_ROUNDS, STATUS_SHAPE, Check, Program
+from hasten.vm.inputs import Signature
+from hasten.vm.program import MAX_DEPTH, MAX_ROUNDS, STATUS_MEMORY, STATUS_MESSAGES, STATUS_ROUNDS, STATUS_SHAPE, Check, Program, TensorSpec
 from hasten.vm.runtime import NumpyApi, Runtime, default_memory_limit, guard_side, load_runtime, numpy_api, thread_count
+from hasten.vm.values import Values
 
 
 class Constants:
@@ -49,8 +53,11 @@ class Model:
     call: Callable[..., Any]
     kind = ""
 
-    def __init__(self, program: Program, threads: int | None):
-        self.program = program
+    unreleased: int = 0
+    """Pieces of counted memory that the code of the last run did not give back before its end: 0 unless a Release lacks."""
+
+    def __init__(self, program: Program, threads: int | None, max_depth: int = MAX_DEPTH):
+        self.program, self.max_depth = program, max_depth
         self.threads = thread_count(threads)
         self.signature = Signature(program)
         self.output_names = [s.name for s in program.outputs]
@@ -101,6 +108,14 @@ def status_error(code: int, where: str = "") -> Exception:
     return ShapeMismatch(text) if code == STATUS_SHAPE else ExecutionError(text)
 
 
+def depth_error(function: str, limit: int) -> Exception:
+    """The exception for a recursion that is too deep."""
+    return ResourceLimit(
+        f"function {function!r}: the recursion is too deep: more than {limit} activations wait for each other "
+        "(a call whose result is returned as it is does not wait)"
+    )
+
+
 class _MethodDef(ctypes.Structure):
     _fields_ = [
         ("name", ctypes.c_char_p),
@@ -120,30 +135,50 @@ class NativeModel(Model):
 
     def __init__(
         self, program: Program, image: LoadedImage, constants: Constants, runtime: Runtime, api: NumpyApi,
-        threads: int | None = None, memory_limit: int | None = None,
+        threads: int | None = None, memory_limit: int | None = None, max_depth: int = MAX_DEPTH,
     ):  # fmt: skip
-        super().__init__(program, threads)
+        super().__init__(program, threads, max_depth)
         self.image, self.constants = image, constants
-        dtypes = [to_numpy(s.dtype) for s in abi.tensors([*program.inputs, *program.outputs])]
+        dtypes = [to_numpy(s.dtype) if isinstance(s, TensorSpec) else None for s in (*program.inputs, *program.outputs)]
+        dtypes += map(to_numpy, abi.field_dtypes(program))
         words = (ctypes.c_int64 * abi.context_words(program)).from_address(image.address(abi.CONTEXT))
+        self._words = words
         words[Word.CONSTANTS] = constants.address
         words[Word.PARALLEL], words[Word.RELEASE] = runtime.parallel, runtime.release
-        words[Word.THREADS] = self.threads
+        words[Word.THREADS], words[Word.DEPTH] = self.threads, max_depth
         words[Word.LIMIT] = default_memory_limit() if memory_limit is None else memory_limit
         words[Word.ARRAY_TYPE], words[Word.NEW_ARRAY], words[Word.SET_BASE] = (
             api.array_type,
             api.new_from_descr,
             api.set_base_object,
         )
+        for number, word in enumerate((int, float, bool)):
+            words[Word.NUMBERS + number] = id(word)
         for number, dtype in enumerate(dtypes):
             words[Word.DESCRIPTORS + number] = id(dtype)
+        kept: list[Any] = []
+        adopt = functools.partial(_adopt, words, abi.first_class(program), self.signature.values, kept)
+        self.signature.values.adopted = adopt
+        adopt()
         _free_scratch_with(image)
         self._trim = image.function(abi.TRIM, None)
-        self.call = _python_function(image, _Fallbacks(self), (constants, dtypes))
+        self.call = _python_function(image, _Fallbacks(self), (constants, dtypes, kept))
         self._make_run()
+
+    @property
+    def unreleased(self) -> int:  # type: ignore[override]
+        return self._words[Word.UNRELEASED]
 
     def trim(self) -> None:
         self._trim()
+
+
+def _adopt(words: Any, first: int, values: Values, kept: list[Any]) -> None:
+    """Put the classes of data types into the context. A run in progress may have read those before: they stay alive."""
+    classes = [c for t in values.types for c in values.families[t].variants]
+    kept.append(classes)
+    for number, cls in enumerate(classes, first):
+        words[number] = id(cls)
 
 
 def _free_scratch_with(image: LoadedImage) -> None:
@@ -159,13 +194,16 @@ class _Fallbacks:
     """What the native function calls where something is unusual. Knows only what it needs: no cycle with the model."""
 
     def __init__(self, model: NativeModel):
-        self.signature, self.error = model.signature, _Errors(model.program)
+        self.signature, self.error = model.signature, _Errors(model.program, model.max_depth)
+        self.thread = threading.local()
 
     def slow(self, *values: Any) -> tuple[Any, ...]:
         """The inputs as the native function takes them; it tries again with these."""
         arrays = self.signature.convert(values)
         if arrays and all(a is v for a, v in zip(arrays, values, strict=True)):
-            raise InputError("these inputs were refused although they look right; please report this")
+            again, self.thread.given = getattr(self.thread, "given", None) == list(map(id, values)), list(map(id, values))
+            if again or not self.signature.values.types:  # once it may be that the model has just taken over the classes of these values
+                raise InputError("these inputs were refused although they look right; please report this")
         return tuple(arrays)
 
     def wrong_shape(self, *values: Any) -> None:
@@ -179,10 +217,12 @@ class _Fallbacks:
 class _Errors:
     """Exceptions for a run's failure codes (see `hasten.vm.abi`)."""
 
-    def __init__(self, program: Program):
-        self.program = program
+    def __init__(self, program: Program, max_depth: int):
+        self.program, self.max_depth = program, max_depth
 
     def __call__(self, code: int, left: int, right: int) -> Exception:
+        if code == abi.STATUS_DEPTH:
+            return depth_error(self.program.functions[left].name, self.max_depth)
         if code >= abi.FIRST_CHECK:
             return check_error(abi.checks(self.program)[code - abi.FIRST_CHECK], left, right)
         sites = abi.sites(self.program)
@@ -205,15 +245,15 @@ def _python_function(image: LoadedImage, fallbacks: _Fallbacks, keep: object) ->
 
 def make_model(
     program: Program, image: Image | LoadedImage, constants: Any, runtime: Image | Runtime, *,
-    threads: int | None = None, memory_limit: int | None = None, profile: Any = None,
+    threads: int | None = None, memory_limit: int | None = None, profile: Any = None, max_depth: int = MAX_DEPTH,
 ) -> Model:  # fmt: skip
     """A callable model.
 
     `image` has `abi.MODEL_EXPORTS` (native Programs) or the Program's kernels (others; see `exports`), `constants` is
     any buffer (used in place if it is 64-byte aligned), `runtime` the run-time library or its image, `threads` None for
-    what this process may use, `memory_limit` the bytes that one allocation may have (None: `default_memory_limit`). With
-    `profile`, or where the interpreter of Python is an unusual one, the Program runs in `hasten.vm.interpreter`; with HASTEN_GUARD in
-    `hasten.vm.guard`.
+    what this process may use, `memory_limit` the bytes that one allocation may have (None: `default_memory_limit`),
+    `max_depth` the activations that may wait for each other. With `profile`, or where the interpreter of Python is an
+    unusual one, the Program runs in `hasten.vm.interpreter`; with HASTEN_GUARD in `hasten.vm.guard`.
     """
     loaded = LoadedImage.from_memory(image) if isinstance(image, Image) else image
     library = runtime if isinstance(runtime, Runtime) else load_runtime(runtime)
@@ -222,13 +262,13 @@ def make_model(
     if side is not None:
         from hasten.vm.guard import GuardedModel
 
-        return GuardedModel(program, loaded, blob, library, threads, memory_limit, profile, side=side)
+        return GuardedModel(program, loaded, blob, library, threads, memory_limit, profile, max_depth, side=side)
     api = numpy_api()
     if program.native and api is not None and profile is None:
-        return NativeModel(program, loaded, blob, library, api, threads, memory_limit)
+        return NativeModel(program, loaded, blob, library, api, threads, memory_limit, max_depth)
     from hasten.vm.interpreter import InterpretedModel
 
-    return InterpretedModel(program, loaded, blob, library, threads, memory_limit, profile)
+    return InterpretedModel(program, loaded, blob, library, threads, memory_limit, profile, max_depth)
 
 
 def exports(program: Program, interpreted: bool = False) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from hasten.base.dims import DimLike, parse, symbol
 from hasten.vm.instructions import ROWS, Kind, Row
-from hasten.vm.program import HostObject, HostTensor, Instruction
+from hasten.vm.program import HostObject, HostTensor, Instruction, Operand, Value
 
 
 class Syntax(Exception):
@@ -88,12 +88,25 @@ def read_shape(text: str) -> tuple[DimLike, ...]:
 
 
 # --- operands of calls and host ops -------------------------------------------------------------------------------------
-def _arguments_text(args: Sequence[str | DimLike]) -> str:
-    return "(" + ", ".join(f"%{name_text(a)}" if isinstance(a, str) else str(a) for a in args) + ")"
+def _any_text(x: Operand) -> str:
+    """A buffer with %, a value with &, or a size."""
+    if isinstance(x, Value):
+        return "&" + name_text(x.name)
+    return "%" + name_text(x) if isinstance(x, str) else str(x)
 
 
-def _read_arguments(text: str) -> tuple[str | DimLike, ...]:
-    return tuple(read_name(a[1:]) if a.startswith("%") else read_dim(a) for a in split(text[1:-1]))
+def _read_any(text: str) -> Operand:
+    if text.startswith("&"):
+        return Value(read_name(text[1:]))
+    return read_name(text[1:]) if text.startswith("%") else read_dim(text)
+
+
+def arguments_text(args: Sequence[Operand]) -> str:
+    return "(" + ", ".join(map(_any_text, args)) + ")"
+
+
+def read_arguments(text: str) -> tuple[Operand, ...]:
+    return tuple(map(_read_any, split(text[1:-1])))
 
 
 _OPERAND = re.compile(rf"(\w+) %{NAME} \((.*)\)")
@@ -137,14 +150,25 @@ class Codec:
 _NAME = r'(?:[A-Za-z_][A-Za-z0-9_.]*|"_*")'
 _INTEGER_NAME = Codec(name_text, _NAME, read_name)
 _BUFFER = Codec(lambda name: "%" + name_text(name), f"%{_NAME}", lambda text: read_name(text[1:]))
+_VALUE = Codec(lambda name: "&" + name_text(name), f"&{_NAME}", lambda text: read_name(text[1:]))
+_ARGUMENTS = Codec(arguments_text, r"\(_*\)", read_arguments)
 CODECS: dict[Kind, Codec] = {
+    Kind.VALUE: _VALUE,
+    Kind.NEW_VALUE: _VALUE,
+    Kind.COUNTED: Codec(_any_text, f"[%&]{_NAME}", _read_any),
+    Kind.NEW: Codec(_any_text, f"[%&]?{_NAME}", _read_any),
+    Kind.CALLEE: Codec(lambda f: _any_text(f) if isinstance(f, Value) else name_text(f), f"&?{_NAME}",
+                       lambda text: _read_any(text) if text.startswith("&") else read_name(text)),
+    Kind.MIXED: _ARGUMENTS,
+    Kind.NEW_MIXED: _ARGUMENTS,
+    Kind.TAIL: Codec(lambda tail: "tail", "tail", lambda text: True),
     Kind.BUFFER: _BUFFER,
     Kind.NEW_BUFFER: _BUFFER,
     Kind.NEW_INTEGER: _INTEGER_NAME,
     Kind.KERNEL: _INTEGER_NAME,
     Kind.SIZE: Codec(str, ".+?", read_dim),
     Kind.SHAPE: Codec(shape_text, r"\(_*\)", read_shape),
-    Kind.ARGUMENTS: Codec(_arguments_text, r"\(_*\)", _read_arguments),
+    Kind.ARGUMENTS: _ARGUMENTS,
     Kind.OPERANDS: Codec(_operands_text, r"\(_*\)", _read_operands),
     Kind.NUMBER: Codec(str, "[0-9]+", int),
     Kind.WORD: Codec(str, r"\w+", str),

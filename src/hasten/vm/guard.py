@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from hasten.base.errors import CompileError
-from hasten.vm.interpreter import Buffer, InterpretedModel, Run
+from hasten.vm.counted import Buffer
+from hasten.vm.interpreter import InterpretedModel, Run
 from hasten.vm.program import Call, TensorSpec
 
 FILL = 0xFF  # in buffers, a NaN in every type of floats
@@ -80,6 +81,7 @@ class _GuardedRun(Run):
 
     def __init__(self, model: GuardedModel, inputs: Sequence[Any]):
         super().__init__(model, inputs)
+        self.constants.update(model.guarded)
         self.buffers.update(model.guarded)
         for spec, value in zip(self.program.inputs, inputs, strict=True):
             if isinstance(spec, TensorSpec):

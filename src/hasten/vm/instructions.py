@@ -22,7 +22,15 @@ class Kind(Enum):
     NEW_INTEGER = "integer, assigned"
     SIZE = "size"
     SHAPE = "sizes"
+    VALUE = "value"
+    NEW_VALUE = "value, assigned"
+    COUNTED = "buffer or value"
+    CALLEE = "function, or value that is a closure"
     ARGUMENTS = "buffers and sizes"
+    MIXED = "buffers, sizes and values"
+    NEW = "buffer, integer or value, assigned"
+    NEW_MIXED = "buffers, integers and values, assigned"
+    TAIL = "mark"
     OPERANDS = "tensors and objects"
     KERNEL = "kernel"
     NUMBER = "number"
@@ -93,6 +101,25 @@ ROWS: tuple[Row, ...] = (
         f"ResourceLimit after {P.MAX_ROUNDS} rounds of all loops of a run; {_STATUS}; {_OVERFLOW}"),
     Row(P.Output, "output {index} = {buffer} {shape}", {"index": Kind.NUMBER, "buffer": Kind.BUFFER, "shape": Kind.SHAPE},
         "output number `index` := the tensor in `buffer`, from zone `output`"),
+    Row(P.Retain, "retain {name}", {"name": Kind.COUNTED},
+        "one more reference to a value or to the memory of a buffer, which `name` owns"),
+    Row(P.Release, "release {name}", {"name": Kind.COUNTED},
+        "give up the reference that `name` owns; the last one frees the memory, and what a value refers to"),
+    Row(P.Move, "{value} = {source}", {"value": Kind.NEW_VALUE, "source": Kind.VALUE},
+        "`value` := `source`"),
+    Row(P.Pack, "{value} = pack {tag} {fields}", {"value": Kind.NEW_VALUE, "tag": Kind.NUMBER, "fields": Kind.MIXED},
+        "`value` := a new value with this tag, which takes the references of `fields` over; a closure's tag is the number of its function", _MEMORY),
+    Row(P.Tag, "tag {name} = {value}", {"name": Kind.NEW_INTEGER, "value": Kind.VALUE},
+        "`name` := the tag of `value`"),
+    Row(P.Field, "{target} = field {index} of {value}", {"target": Kind.NEW, "value": Kind.VALUE, "index": Kind.NUMBER},
+        "`target` := field number `index` of `value`"),
+    Row(P.Invoke, "invoke {function} {args}[[ -> {results}]][[ {tail}]]",
+        {"function": Kind.CALLEE, "args": Kind.MIXED, "results": Kind.NEW_MIXED, "tail": Kind.TAIL},
+        "run a function, which takes the references of `args` over, or a closure, which is its function's last argument; `results` own what it "
+        "returns; with `tail` the activation ends here and its results are the function's",
+        f"ResourceLimit where more activations wait for each other than the model allows ({P.MAX_DEPTH}), or after {P.MAX_ROUNDS} in one run; {_MEMORY}"),
+    Row(P.Return, "return {results}", {"results": Kind.MIXED},
+        "end the activation; the caller takes the references of `results` over"),
 )  # fmt: skip
 ROW_OF: dict[type, Row] = {row.instruction: row for row in ROWS}
 

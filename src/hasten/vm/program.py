@@ -38,9 +38,8 @@ STATUS_MESSAGES = (
     "sizes do not fit together",
     "too many elements for the space reserved",
     "the loops of the model do not end",
-    "the recursion is too deep",
 )
-STATUS_INDEX, STATUS_VALUE, STATUS_MEMORY, STATUS_SHAPE, STATUS_SPACE, STATUS_ROUNDS, STATUS_DEPTH = 1, 2, 3, 4, 5, 6, 7
+STATUS_INDEX, STATUS_VALUE, STATUS_MEMORY, STATUS_SHAPE, STATUS_SPACE, STATUS_ROUNDS = 1, 2, 3, 4, 5, 6
 
 MAX_ROUNDS = 1 << 30  # of all While loops of a run together, and of activations
 MAX_DEPTH = 100_000  # activations that wait for another one, where the user does not say
@@ -308,7 +307,7 @@ class Invoke:
     """Run a function, which takes the references of `args` over; `results` are assigned what it returns and own it. `function`: a name, or a
     closure: its function gets the closure itself as one more argument, the last one. With `tail` the activation ends here (the results are
     those of the function, `results` is empty): however many such calls follow each other, they take no more memory than one. A run fails
-    with STATUS_DEPTH where more activations wait for each other than the model allows. Not in the main code: `tail`."""
+    where more activations wait for each other than the model allows. Not in the main code: `tail`."""
 
     function: str | Value
     args: tuple[Operand, ...] = ()

@@ -1,6 +1,8 @@
 """The text form of Programs, one instruction a line; `from_text(to_text(p)) == p`.
 
-    program 1
+    program 2
+    type "Tree" = ("Leaf" (float32 (1, "n"), number int64), "Node" ("Tree", "Tree"))
+    input "t" value "Tree" &t
     input "x" float32 (N, 16) %b0
     output "y" float32 (N, 16) %b2
     constant %c0 at 0 size 64
@@ -21,12 +23,16 @@
         ...
       while d2
         ...
-      free %b1
+      invoke depth (&t) -> (d4)
+      release %b1
       output 0 = %b2 (N, 16)
+    function depth (&t)
+      tag k = &t
+      ...
     host_op "node" "Op" <base64>
 
-Buffers have a %, objects a $; names that are not words, and all text, are quoted as in JSON. Sizes are in the syntax of
-`dims.parse`. In the shape of a host op's result, a quoted name is a size that the op assigns.
+Buffers have a %, values a &, objects a $; names that are not words, and all text, are quoted as in JSON. Sizes are in the syntax of
+`dims.parse`. In the shape of a host op's result, a quoted name is a size that the op assigns; in a data type, one that a value brings.
 """
 
 from __future__ import annotations
@@ -39,29 +45,59 @@ import re
 from collections.abc import Iterator, Sequence
 
 from hasten.base.errors import ModelError
-from hasten.vm.forms import NAME, TEXT, Syntax, blocks, name_text, read_line, read_name, read_shape, shape_text, write_line
-from hasten.vm.program import Constant, HostOp, Instruction, ObjectSpec, Program, TensorSpec
+from hasten.vm.forms import (
+    NAME,
+    TEXT,
+    Syntax,
+    arguments_text,
+    blocks,
+    masked,
+    name_text,
+    read_arguments,
+    read_line,
+    read_name,
+    read_shape,
+    shape_text,
+    split,
+    write_line,
+)
+from hasten.vm.program import Constant, DataType, Function, HostOp, Instruction, ObjectSpec, Program, TensorField, TensorSpec, ValueSpec, Variant
 
-FORMAT = "program 1"
+FORMAT = "program 2"
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 def to_text(program: Program) -> str:
     """The program as text."""
     lines = [FORMAT]
+    lines += [f"type {json.dumps(t.name)} = ({', '.join(map(_variant, t.variants))})" for t in program.types]
     lines += [_spec("input", s) for s in program.inputs]
     lines += [_spec("output", s) for s in program.outputs]
     lines += [f"constant %{name_text(c.buffer)} at {c.offset} size {c.size}" for c in program.constants]
     lines.append("code")
     lines += _block(program.instructions, "  ")
+    for f in program.functions:
+        lines += [f"function {name_text(f.name)} {arguments_text(f.params)}", *_block(f.instructions, "  ")]
     lines += [f"host_op {json.dumps(h.name)} {json.dumps(h.op)} {base64.b64encode(h.payload).decode()}" for h in program.host_ops]
     return "\n".join(lines) + "\n"
 
 
-def _spec(kind: str, spec: TensorSpec | ObjectSpec) -> str:
+def _spec(kind: str, spec: TensorSpec | ValueSpec | ObjectSpec) -> str:
     if isinstance(spec, ObjectSpec):
         return f"{kind} {json.dumps(spec.name)} object {json.dumps(spec.kind)} ${name_text(spec.object)}"
+    if isinstance(spec, ValueSpec):
+        return f"{kind} {json.dumps(spec.name)} value {json.dumps(spec.type)} &{name_text(spec.value)}"
     return f"{kind} {json.dumps(spec.name)} {spec.dtype} {shape_text(spec.shape)} %{name_text(spec.buffer)}"
+
+
+def _variant(variant: Variant) -> str:
+    return f"{json.dumps(variant.name)} ({', '.join(map(_field, variant.fields))})"
+
+
+def _field(x: TensorField | str) -> str:
+    if isinstance(x, str):
+        return json.dumps(x)
+    return f"number {x.dtype}" if x.number else f"{x.dtype} {shape_text(x.shape)}"
 
 
 def _block(instructions: Sequence[Instruction], indent: str) -> Iterator[str]:
@@ -87,19 +123,31 @@ class LazyProgram(Program):
         code = text.find("\ncode\n") + len("\ncode\n")
         end = text.find("\nhost_op ", code - 1) + 1
         rest = from_text(text[:code] + (text[end:] if end else ""))
-        self._text, self._instructions = text, rest.instructions
-        super().__init__(rest.inputs, rest.outputs, rest.constants, rest.instructions, rest.host_ops)
+        self._text = text
+        super().__init__(rest.inputs, rest.outputs, rest.constants, rest.instructions, rest.host_ops, rest.functions, rest.types)
         self._read = False
+
+    def _all(self) -> LazyProgram:
+        if not self._read:
+            whole = from_text(self._text)
+            self._instructions, self._functions, self._read = whole.instructions, whole.functions, True
+        return self
 
     @property
     def instructions(self) -> list[Instruction]:
-        if not self._read:
-            self._instructions, self._read = from_text(self._text).instructions, True
-        return self._instructions
+        return self._all()._instructions
 
     @instructions.setter
     def instructions(self, value: list[Instruction]) -> None:
         self._instructions, self._read = value, True
+
+    @property
+    def functions(self) -> list[Function]:
+        return self._all()._functions
+
+    @functions.setter
+    def functions(self, value: list[Function]) -> None:
+        self._functions, self._read = value, True
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Program) and to_text(self) == to_text(other)
@@ -109,9 +157,30 @@ class LazyProgram(Program):
 
 _TENSOR_SPEC = re.compile(rf"(input|output) {TEXT} (\w+) (\(.*\)) %{NAME}")
 _OBJECT_SPEC = re.compile(rf"(input|output) {TEXT} object {TEXT} \${NAME}")
+_VALUE_SPEC = re.compile(rf"(input|output) {TEXT} value {TEXT} &{NAME}")
+_TYPE = re.compile(rf"type {TEXT} = (\(.*\))")
+_FUNCTION = re.compile(rf"function {NAME} (\(.*\))")
 _CONSTANT = re.compile(rf"constant %{NAME} at ([0-9]+) size ([0-9]+)")
 _HOST_OP = re.compile(rf"host_op {TEXT} {TEXT} ([A-Za-z0-9+/=]*)")
 _MAX_DEPTH = 100
+
+
+def _read_variant(text: str) -> Variant:
+    hidden = masked(text)
+    name, fields = text[: hidden.find(" ")], text[hidden.find(" ") + 1 :]
+    if not (fields.startswith("(") and fields.endswith(")")):
+        raise Syntax
+    return Variant(json.loads(name), tuple(map(_read_field, split(fields[1:-1]))))
+
+
+def _read_field(text: str) -> TensorField | str:
+    if text.startswith('"'):
+        name: str = json.loads(text)
+        return name
+    kind, _, rest = text.partition(" ")
+    if kind == "number":
+        return TensorField(rest, (), True)
+    return TensorField(kind, tuple(read_name(d) if d.startswith('"') else int(d) for d in split(rest[1:-1])))
 
 
 class _Reader:
@@ -139,6 +208,9 @@ class _Reader:
             raise Syntax
         self.at += 1
         program.instructions = self._block("  ")
+        while self.at < len(self.lines) and (m := _FUNCTION.fullmatch(self._line())):
+            self.at += 1
+            program.functions.append(Function(read_name(m[1]), read_arguments(m[2]), tuple(self._block("  "))))
         while self.at < len(self.lines):
             m = _HOST_OP.fullmatch(self._line())
             if m is None:
@@ -159,6 +231,11 @@ class _Reader:
         elif m := _TENSOR_SPEC.fullmatch(line):
             specs = program.inputs if m[1] == "input" else program.outputs
             specs.append(TensorSpec(json.loads(m[2]), m[3], read_shape(m[4]), read_name(m[5])))
+        elif m := _VALUE_SPEC.fullmatch(line):
+            specs = program.inputs if m[1] == "input" else program.outputs
+            specs.append(ValueSpec(json.loads(m[2]), json.loads(m[3]), read_name(m[4])))
+        elif m := _TYPE.fullmatch(line):
+            program.types.append(DataType(json.loads(m[1]), tuple(map(_read_variant, split(m[2][1:-1])))))
         elif m := _CONSTANT.fullmatch(line):
             program.constants.append(Constant(read_name(m[1]), int(m[2]), int(m[3])))
         else:

@@ -18,6 +18,7 @@
 
 /* --- what the generated code and this shell agree on (hasten/vm/abi.py) ------------------------------------------- */
 enum { WORD_CONSTANTS = ${word_constants}, WORD_PARALLEL = ${word_parallel}, WORD_THREADS = ${word_threads}, WORD_LIMIT = ${word_limit} };
+enum { WORD_DEPTH = ${word_depth}, MAX_DEPTH = ${max_depth}, STATUS_DEPTH = ${status_depth} };
 enum { STATUS_MEMORY = ${status_memory}, STATUS_SHAPE = ${status_shape}, STATUS_INPUT = ${status_input}, FIRST_CHECK = ${first_check} };
 enum { BLOCK_HEADER = ${block_header}, BLOCK_RAW = ${block_raw} }; /* an output lies behind a header that holds what to free */
 enum { THREADS = ${threads}, INPUTS = ${input_count}, OUTPUTS = ${output_count}, INPUT_WORDS = ${input_words}, OUTPUT_WORDS = ${output_words} };
@@ -150,6 +151,7 @@ static void set_up(void) {
     hst_context[WORD_PARALLEL] = (int64_t)(intptr_t)parallel;
     hst_context[WORD_THREADS] = THREADS;
     hst_context[WORD_LIMIT] = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE);
+    hst_context[WORD_DEPTH] = MAX_DEPTH;
     pthread_atfork(NULL, NULL, hst_pool_reset); /* the child of a fork has none of the pool's threads */
 }
 
@@ -253,6 +255,7 @@ static hasten_status bad_sizes(const hasten_tensor *inputs) {
 
 static hasten_status failed_run(int64_t code, const int64_t *info, const hasten_tensor *inputs) {
     if (code == STATUS_INPUT) return bad_sizes(inputs);
+    if (code == STATUS_DEPTH) return fail(HASTEN_RUN_FAILED, "the recursion is too deep: more than %d activations wait for each other", MAX_DEPTH);
     if (code >= FIRST_CHECK) {
         const check_row *check = &checks[code - FIRST_CHECK];
         return fail(check->shape ? HASTEN_BAD_SHAPE : HASTEN_RUN_FAILED, "%s does not hold: %lld and %lld)", check->text,

@@ -6,34 +6,33 @@ tuple of arrays to go on with. Sizes that do not fit go to `self[1]`, other fail
 left, right), which raise. `self` is a tuple. One output is returned as itself, several (or none) as a tuple. Output
 memory belongs to a capsule, the base of its array.
 
-Fields of ndarray objects are read by their offsets, which belong to NumPy's ABI (its macros compile to the same); the
-layout is that of interpreters with a global lock, and `hasten.vm.runtime` checks it before the first use.
+Values of data types are converted by `hasten.vm.native.values`, in a pool that the call opens and closes.
 """
 
 from __future__ import annotations
 
 from hasten.base.dims import Dim
-from hasten.codegen.builder import Function, Module, V
+from hasten.codegen.builder import Module, V
 from hasten.vm import abi
 from hasten.vm.abi import CALL, RUN, Word
+from hasten.vm.native import counted
+from hasten.vm.native.arrays import WRAP, emit_wrap, emit_wrap_copy, read_array
 from hasten.vm.native.memory import HEADER, RAW, context_word, field
 from hasten.vm.native.sizes import Sizes
-from hasten.vm.program import Program, While
+from hasten.vm.native.values import VALUE_IN, VALUE_OUT, emit_values
+from hasten.vm.program import Program, TensorSpec, ValueSpec, While
 
-TYPE, DATA, RANK, DIMS, DESCRIPTOR, FLAGS = 8, 16, 24, 32, 56, 64
-"""Offsets in an ndarray object."""
-BYTE_ORDER, TYPE_NUMBER = 26, 28
-"""Offsets in a dtype object."""
-_CONTIGUOUS_ALIGNED, _FRESH = 0x101, 0x501
 _SLOW, _WRONG_SHAPE, _FAILED = 0, 1, 2
-_WRAP = "hst_wrap"
 
 
 def emit_call(module: Module, program: Program) -> None:
     """hst_call, and what hst_run asks of Python, into the module that has hst_run."""
     _Call(module, program).emit()
-    _emit_wrap(module)
-    if any(isinstance(i, While) for i in abi.walk(program.instructions)):
+    emit_wrap(module)
+    if abi.passes_values(program):
+        emit_wrap_copy(module)
+        emit_values(module, program)
+    if program.functions or any(isinstance(i, While) for i in abi.walk(program.instructions)):
         _emit_poll(module)
 
 
@@ -49,17 +48,21 @@ def _emit_poll(module: Module) -> None:
 class _Call:
     def __init__(self, module: Module, program: Program):
         self.program = program
-        self.inputs, self.outputs = abi.tensors(program.inputs), abi.tensors(program.outputs)
+        self.inputs, self.outputs = program.inputs, program.outputs
         self.f = module.function(CALL, [("self", "ptr"), ("args", "ptr"), ("count", "i64")], "ptr")
-        self.words_in = self.f.alloca(8 * (1 + sum(1 + len(s.shape) for s in self.inputs)), 16)
-        self.words_out = self.f.alloca(8 * (1 + sum(1 + len(s.shape) for s in self.outputs)), 16)
-        self.info = self.f.alloca(16, 16)
+        self.words_in = self.f.alloca(8 * (1 + abi.words_of(self.inputs)), 16)
+        self.words_out = self.f.alloca(8 * (1 + abi.words_of(self.outputs)), 16)
+        self.inputs_at, self.outputs_at = abi.word_offsets(self.inputs), abi.word_offsets(self.outputs)
+        self.info = self.f.alloca(8 * abi.INFO_WORDS, 16)
+        self.values = abi.passes_values(program)
         self.slow = "slow"
 
     def emit(self) -> None:
         f = self.f
         self.need(f.args[2].eq(len(self.inputs)))
-        self.read_inputs()
+        self.read_tensors()
+        if self.values:
+            self.read_values()
         code = self.run()
         failed, fine = f.label("failed"), f.label("fine")
         f.branch(code.ne(0), failed, fine)
@@ -76,29 +79,42 @@ class _Call:
         self.f.branch(condition, after, self.slow)
         self.f.place(after)
 
-    def read_inputs(self) -> None:
-        f, at = self.f, 0
-        array_type = f.load("ptr", context_word(f, Word.ARRAY_TYPE))
-        for number, spec in enumerate(self.inputs):
-            array = f.load("ptr", f.offset(f.args[1], 8 * number))
-            self.need(f.load("ptr", f.offset(array, TYPE)).eq(array_type))
-            descriptor = f.load("ptr", context_word(f, Word.DESCRIPTORS + number))
-            good = self.same_dtype(f.load("ptr", f.offset(array, DESCRIPTOR)), descriptor)
-            good = good & f.load("i32", f.offset(array, RANK)).eq(len(spec.shape))
-            flags = f.load("i32", f.offset(array, FLAGS)) & _CONTIGUOUS_ALIGNED
-            self.need(good & flags.eq(_CONTIGUOUS_ALIGNED))
-            f.store(f.load("ptr", f.offset(array, DATA)), f.offset(self.words_in, 8 * at))
-            dims = f.load("ptr", f.offset(array, DIMS)) if spec.shape else None
-            for axis in range(len(spec.shape)):
-                assert dims is not None
-                f.store(f.load("i64", f.offset(dims, 8 * axis)), f.offset(self.words_in, 8 * (at + 1 + axis)))
-            at += 1 + len(spec.shape)
-
-    def same_dtype(self, one: V, other: V) -> V:
-        """Whether two dtype objects mean the same. Usually they are one; arrays that came out of a pickle or another process have their own."""
+    def read_tensors(self) -> None:
         f = self.f
-        number = f.load("i32", f.offset(one, TYPE_NUMBER)).eq(f.load("i32", f.offset(other, TYPE_NUMBER)))
-        return one.eq(other) | (number & f.load("i8", f.offset(one, BYTE_ORDER)).eq(f.load("i8", f.offset(other, BYTE_ORDER))))
+        for number, (spec, at) in enumerate(zip(self.inputs, self.inputs_at, strict=True)):
+            if isinstance(spec, TensorSpec):
+                descriptor = f.load("ptr", context_word(f, Word.DESCRIPTORS + number))
+                data, dims = read_array(f, self.argument(number), descriptor, len(spec.shape), self.need)
+                for n, word in enumerate((data, *dims)):
+                    f.store(word, f.offset(self.words_in, 8 * (at + n)))
+
+    def argument(self, number: int) -> V:
+        return self.f.load("ptr", self.f.offset(self.f.args[1], 8 * number))
+
+    def read_values(self) -> None:
+        """Open the pool, and make values in it."""
+        f, null = self.f, self.f.const("ptr", 0)
+        pool = f.call(counted.OPEN, "ptr", [])
+        with f.when(pool.eq(null)):
+            f.ret(f.call("PyErr_NoMemory", "ptr", []))
+        f.store(pool, f.offset(self.info, 8 * abi.INFO_POOL))
+        for number, (spec, at) in enumerate(zip(self.inputs, self.inputs_at, strict=True)):
+            if isinstance(spec, ValueSpec):
+                p = f.call(VALUE_IN, "ptr", [pool, self.argument(number), self.type_number(spec)])
+                with f.when(p.eq(null)):
+                    self.close_pool()
+                    f.jump(self.slow)
+                f.store(p, f.offset(self.words_in, 8 * at))
+
+    def type_number(self, spec: ValueSpec) -> V:
+        return self.f.const("i64", [t.name for t in self.program.types].index(spec.type))
+
+    def close_pool(self) -> None:
+        if self.values:
+            self.f.call(counted.CLOSE, "void", [self.pool()])
+
+    def pool(self) -> V:
+        return self.f.load("ptr", self.f.offset(self.info, 8 * abi.INFO_POOL))
 
     def run(self) -> V:
         """hst_run's code; Python's global lock is released where the work is worth it."""
@@ -118,16 +134,15 @@ class _Call:
         if not isinstance(work, Dim):
             return f.const("i1", work is None or work >= abi.RELEASE_GIL)
         bound = abi.bind(self.program).bound
-        starts = [sum(1 + len(s.shape) for s in self.inputs[:n]) for n in range(len(self.inputs))]
 
         def size(name: str) -> V:
             number, axis = bound[name]
-            return f.load("i64", f.offset(self.words_in, 8 * (starts[number] + 1 + axis)))
+            return f.load("i64", f.offset(self.words_in, 8 * (self.inputs_at[number] + 1 + axis)))
 
         return Sizes(f, size).value(work) >= abi.RELEASE_GIL
 
     def give_outputs(self) -> None:
-        f, at = self.f, 0
+        f = self.f
         several = len(self.outputs) != 1
         null = f.const("ptr", 0)
         trouble = f.label("trouble")
@@ -135,23 +150,33 @@ class _Call:
         if several:
             self.go_unless(result.get().ne(null), trouble)
         for number, spec in enumerate(self.outputs):
-            descriptor = f.load("ptr", context_word(f, Word.DESCRIPTORS + len(self.inputs) + number))
-            array = f.call(
-                _WRAP, "ptr", [descriptor, f.const("i32", len(spec.shape)), f.offset(self.words_out, 8 * at)]
-            )
-            self.go_unless(array.ne(null), trouble)
+            made = self.made(number, spec)
+            self.go_unless(made.ne(null), trouble)
             if several:
-                f.call("PyTuple_SetItem", "i32", [result.get(), f.const("i64", number), array])
+                f.call("PyTuple_SetItem", "i32", [result.get(), f.const("i64", number), made])
             else:
-                result.set(array)
-            at += 1 + len(spec.shape)
+                result.set(made)
+        self.close_pool()
         f.ret(result.get())
         f.place(trouble)
         self.drop_outputs()
+        self.close_pool()
         if several:
             with f.when(result.get().ne(null)):
                 f.call("Py_DecRef", "void", [result.get()])
         f.ret(null)
+
+    def made(self, number: int, spec: object) -> V:
+        """An output as an object of Python; null with an exception set."""
+        f, place = self.f, self.f.offset(self.words_out, 8 * self.outputs_at[number])
+        if isinstance(spec, ValueSpec):
+            p = f.load("ptr", place)
+            made = f.call(VALUE_OUT, "ptr", [self.pool(), p, self.type_number(spec)])
+            counted.release(f, self.pool(), p)
+            return made
+        assert isinstance(spec, TensorSpec)
+        descriptor = f.load("ptr", context_word(f, Word.DESCRIPTORS + len(self.inputs) + number))
+        return f.call(WRAP, "ptr", [descriptor, f.const("i32", len(spec.shape)), place])
 
     def go_unless(self, condition: V, label: str) -> None:
         after = self.f.label("go")
@@ -160,15 +185,16 @@ class _Call:
 
     def drop_outputs(self) -> None:
         """Free what no array owns yet (`hst_wrap` clears the pointers that it took)."""
-        f, at = self.f, 0
-        for spec in self.outputs:
-            p = f.load("ptr", f.offset(self.words_out, 8 * at))
-            with f.when(p.ne(f.const("ptr", 0))):
-                f.call("free", "void", [field(f, f.offset(p, -HEADER), RAW)])
-            at += 1 + len(spec.shape)
+        f = self.f
+        for spec, at in zip(self.outputs, self.outputs_at, strict=True):
+            if isinstance(spec, TensorSpec):
+                p = f.load("ptr", f.offset(self.words_out, 8 * at))
+                with f.when(p.ne(f.const("ptr", 0))):
+                    f.call("free", "void", [field(f, f.offset(p, -HEADER), RAW)])
 
     def fail(self, code: V) -> None:
         f = self.f
+        self.close_pool()
         with f.when(code.eq(abi.STATUS_INPUT)):
             self.hand_over(_WRONG_SHAPE)
         with f.when(code.eq(abi.STATUS_INTERRUPTED)):
@@ -204,30 +230,3 @@ class _Call:
         f = self.f
         function = f.call("PyTuple_GetItem", "ptr", [f.args[0], f.const("i64", which)])
         return f.call("PyObject_Vectorcall", "ptr", [function, args, count, f.const("ptr", 0)])
-
-
-def _emit_wrap(module: Module) -> None:
-    """hst_wrap(descriptor, rank, words): an array that owns the block words[0], of the dims words[1:]; null with an
-    exception set where that fails. words[0] is cleared once an object of Python owns the block."""
-    f: Function = module.function(
-        _WRAP, [("descriptor", "ptr"), ("rank", "i32"), ("words", "ptr")], "ptr", "nounwind noinline", internal=True
-    )
-    descriptor, rank, words = f.args
-    null = f.const("ptr", 0)
-    f.call("Py_IncRef", "void", [descriptor])  # the new array takes this reference
-    array_type, data = f.load("ptr", context_word(f, Word.ARRAY_TYPE)), f.load("ptr", words)
-    new_array = f.load("ptr", context_word(f, Word.NEW_ARRAY))
-    args = [array_type, descriptor, rank, f.offset(words, 8), null, data, f.const("i32", _FRESH), null]
-    array = f.call_pointer(new_array, "ptr", args)
-    with f.when(array.eq(null)):
-        f.ret(null)
-    capsule = f.call("PyCapsule_New", "ptr", [data, null, f.load("ptr", context_word(f, Word.RELEASE))])
-    with f.when(capsule.eq(null)):
-        f.call("Py_DecRef", "void", [array])
-        f.ret(null)
-    f.store(null, words)
-    set_base = f.load("ptr", context_word(f, Word.SET_BASE))
-    with f.when(f.call_pointer(set_base, "i32", [array, capsule]).ne(0)):
-        f.call("Py_DecRef", "void", [array])
-        f.ret(null)
-    f.ret(array)

@@ -19,7 +19,7 @@ _HUGE_FROM, _HUGE_PAGE = 4 << 20, 2 << 20
 _MADVISE = {"x86_64": 28, "aarch64": 233}  # the system call's number
 _MADV_HUGEPAGE = 14
 
-ALLOC, FREE, FREE_ALL, TAKE, GIVE_ALL = "hst_alloc", "hst_free", "hst_free_all", "hst_take", "hst_give_all"
+BLOCK, ALLOC, FREE, FREE_ALL, TAKE, GIVE_ALL = "hst_block", "hst_alloc", "hst_free", "hst_free_all", "hst_take", "hst_give_all"
 _INTERNAL = "nounwind noinline"
 
 
@@ -36,29 +36,26 @@ def set_field(f: Function, node: V, which: int, value: V) -> None:
     f.store(value, f.offset(node, which))
 
 
-def empty_list(f: Function) -> V:
-    """A new empty list on the stack."""
-    head = f.alloca(16, 16)
-    f.store(head, head)
+def empty(f: Function, head: V) -> None:
+    """Make an empty list."""
+    set_field(f, head, NEXT, head)
     set_field(f, head, PREVIOUS, head)
-    return head
 
 
 def emit_memory(module: Module) -> None:
     """The functions of this page: hst_alloc(list, size) -> p or null, hst_free(p), hst_free_all(list), and for scratch
-    memory hst_take(list, size) -> p or null, hst_give_all(list), hst_trim()."""
+    memory hst_take(list, size) -> p or null, hst_give_all(list)."""
     module.global_text("hst_slots", f"@hst_slots = internal global [{SLOTS} x ptr] zeroinitializer, align 64")
     _emit_block(module)
     _emit_alloc(module)
     _emit_free(module)
     _emit_take(module)
     _emit_give(module)
-    _emit_trim(module)
 
 
 def _emit_block(module: Module) -> None:
     """hst_block(size): a new block's header, in no list; null where the size is not allowed or there is no memory."""
-    f = module.function("hst_block", [("size", "i64")], "ptr", _INTERNAL, internal=True)
+    f = module.function(BLOCK, [("size", "i64")], "ptr", _INTERNAL, internal=True)
     size = f.args[0]
     limit = f.load("i64", context_word(f, Word.LIMIT))
     with f.when((size < 0) | (size > limit)):
@@ -97,7 +94,7 @@ def unlink(f: Function, node: V) -> None:
 def _emit_alloc(module: Module) -> None:
     f = module.function(ALLOC, [("list", "ptr"), ("size", "i64")], "ptr", _INTERNAL, internal=True)
     head, size = f.args
-    node = f.call("hst_block", "ptr", [size])
+    node = f.call(BLOCK, "ptr", [size])
     with f.when(node.eq(f.const("ptr", 0))):
         f.ret(node)
     _link(f, head, node)
@@ -166,10 +163,13 @@ def _emit_give(module: Module) -> None:
     f.ret()
 
 
-def _emit_trim(module: Module) -> None:
+def emit_trim(module: Module, pools: bool) -> None:
+    """hst_trim(): gives scratch memory that waits for a run back to the system, and with `pools` those of `hasten.vm.native.counted`."""
     f = module.function(TRIM, [])
     for number in range(SLOTS):
         node = _exchange(f, number)
         with f.when(node.ne(f.const("ptr", 0))):
             f.call("free", "void", [field(f, node, RAW)])
+    if pools:
+        f.call("hst_pool_trim", "void", [])
     f.ret()

@@ -33,6 +33,11 @@ class Sizes:
     def leave(self) -> None:
         self._known.pop()
 
+    def restart(self) -> None:
+        """Nothing is known here that was computed before."""
+        for known in self._known:
+            known.clear()
+
     def forget(self, names: Iterable[str]) -> None:
         gone = set(names)
         for known in self._known:
