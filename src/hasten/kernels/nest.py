@@ -27,6 +27,7 @@ from hasten.kernels.accumulator import Accumulator
 from hasten.kernels.emit import Arguments, Emitter, Words
 from hasten.kernels.expr import OPS, Expr, param, walk
 from hasten.kernels.interior import Interior, interior
+from hasten.kernels.interleaving import store_all
 from hasten.kernels.merging import merge
 from hasten.kernels.problem import Loop, NestProblem, StageProblem, StoreProblem
 
@@ -39,7 +40,7 @@ CHAINS = 4  # vectors that a long, cheap reduction takes at once: each alone wou
 
 @dataclass
 class Text:
-    """A kernel's text (with KERNEL in place of its name) and its argument words. `once`: no element is made twice."""
+    """A kernel's text (with KERNEL in place of its name) and its argument words. `once`: one result, of which no element is made twice."""
 
     text: str
     words: Words = field(default_factory=Words)
@@ -111,7 +112,7 @@ def emit(p: NestProblem, isa: Isa) -> Text:
     body.emit()
     f.ret()
     f._allocas.extend(args.prologue)
-    text.text, text.once = module.text(), body.cut is None
+    text.text, text.once = module.text(), body.cut is None and len(p.stores) == 1
     return text
 
 
@@ -308,8 +309,7 @@ class _Nest:
         with ExitStack() as stack:
             inner = self._inner(stack)[0] if p.inner_store else {}
             e = Emitter(self.args, {**env, **inner}, lane, lanes, mask, params, last)
-            for s in p.stores:
-                e.store(e.emit(s.value), s.stored, s.target, s.offset)
+            store_all(e, p.stores)
 
     def _rounds(self, work: Callable[[Rounds], None]) -> None:
         """All inner rounds: the last loops written out where they are short and known (windows), in the loops before them."""

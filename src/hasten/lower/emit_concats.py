@@ -11,7 +11,7 @@ from hasten.base import dims as D
 from hasten.base.dims import DimLike
 from hasten.lower import trace as T
 from hasten.lower.emit_nests import nest_call
-from hasten.lower.formats import Buffer, loops
+from hasten.lower.formats import Buffer, loops, memory_order
 from hasten.lower.orders import concat_order, whole_order
 from hasten.lower.schedule import symbols
 from hasten.lower.trace import Tensor
@@ -52,7 +52,7 @@ class Concats:
             e.allocate(outermost, whole_order(e, outermost, outermost.origin, order))
         have = self._within(whole)
         root = schedule.fused[id(t)].root if id(t) in schedule.fused else t
-        if isinstance(root.origin, T.Kernel) and (have.strides[order[-1]] != 1 or place[order[-1]][1] != 1):
+        if place[order[-1]][1] != 1 or (isinstance(root.origin, T.Kernel) and have.strides[order[-1]] != 1):
             return None
         part = _part(have, place)
         self.placed.add((id(t), part.name, part.offset))
@@ -66,17 +66,33 @@ class Concats:
             e.allocate(outermost, concat_order(e, outermost, outermost.origin))  # type: ignore[arg-type]
         target = e.buffers[id(t)] = self._within(t)
         self.placed.add((id(t), target.name, target.offset))
+        for group in self._groups(t, o, target):
+            idx = symbols("o", o.parts[group[0]].shape)
+            stores = []
+            for k in group:
+                with e.evaluating():
+                    value = o.parts[k].at(idx)
+                place = tuple(i * step + start for i, (start, step) in zip(idx, o.place(k), strict=True))
+                e.need(*o.parts[k].shape, *(start for start, _ in o.place(k)))
+                stores.append((value, t.dtype, target, place))
+            nest_call(e, t, loops(idx, o.parts[group[0]].shape, target), stores, "concat")
+
+    def _groups(self, t: Tensor, o: T.Concat | T.Woven, target: Buffer) -> list[list[int]]:
+        """The parts to be copied. Those of one size that lie beside each other, or between one another, along the axis that is contiguous are copied
+        together: one after the other would fetch the same cache lines again."""
+        groups: dict[object, list[int]] = {}
+        fastest = memory_order(target, t.shape)[-1] if t.rank else 0
         for k, p in enumerate(o.parts):
             spot = (id(p), target.name, _part(target, o.place(k)).offset)
             if spot in self.placed or (isinstance(p.size, int) and p.size == 0):
                 continue
             self.placed.add(spot)
-            idx = symbols("o", p.shape)
-            with e.evaluating():
-                value = p.at(idx)
-            place = tuple(i * step + start for i, (start, step) in zip(idx, o.place(k), strict=True))
-            e.need(*p.shape, *(start for start, _ in o.place(k)))
-            nest_call(e, t, loops(idx, p.shape, target), [(value, t.dtype, target, place)], "concat")
+            if isinstance(o, T.Concat):
+                key: object = p.shape[fastest] if o.axis == fastest else (k,)
+            else:
+                key = (p.shape, *(x for a, x in enumerate(o.place(k)) if a != fastest)) if o.place(k)[fastest][1] > 1 else (k,)
+            groups.setdefault(key, []).append(k)
+        return list(groups.values())
 
     def _outermost(self, whole: Tensor) -> Tensor:
         """The tensor in whose memory a Concat lies: its own, or a larger Concat that begins with the same parts, or has it as a part."""

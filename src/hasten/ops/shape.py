@@ -15,6 +15,7 @@ from hasten.kernels.expr import Expr, op
 from hasten.lower.trace import Context, Tensor
 from hasten.ops.arguments import axes_of, axis_of, from_run, known_axes, scalar_of, sizes_of
 from hasten.ops.registry import Node, NoNative, operator, tensors
+from hasten.ops.shuffle import woven
 
 
 def ints_tensor(cx: Context, values: list[DimLike] | tuple[DimLike, ...], dtype: str = "int64") -> Tensor:
@@ -101,7 +102,7 @@ def _resolved(cx: Context, values: Tensor, k: int, old: tuple[DimLike, ...], wan
 def reshape(cx: Context, node: Node, x: Tensor, target: Tensor) -> Tensor:
     tensors(node, x, target)
     wanted = sizes_of(cx, target, signed=True)
-    return cx.reshape(x, reshape_target(cx, x.shape, wanted, bool(node.attr("allowzero", 0)), target))
+    return woven(cx, cx.reshape(x, reshape_target(cx, x.shape, wanted, bool(node.attr("allowzero", 0)), target)))
 
 
 @operator("Flatten")
