@@ -85,7 +85,7 @@ class KernelSpec:
 
     @property
     def accumulates(self) -> bool:
-        """True: the kernel never stores its (single) result: it hands each finished vector to `sink(f, value, where, lanes, mask)`, where
+        """True: the kernel never stores its (single) result: it hands each finished vector, once, to `sink(f, value, where, lanes, mask)`, where
         `where` maps the names in `axes` to the i64 index of lane 0 and lanes run along the last-named axis; elementwise work that follows
         is then fused into the kernel."""
         return False

@@ -46,7 +46,7 @@ def lower_model(traced: Traced, isa: Isa, threads: int, precision: str) -> tuple
     per_thread = {next(iter(D.symbols(THREADS))): threads}
     sizes = {t.name: D.substitute(t.size, per_thread) for t in lowered.temporaries.values()}
     outputs = {i.buffer for i in program.instructions if isinstance(i, P.Output)}
-    peak = memory.plan(program, sizes, outputs, lowered.known, lowered.lead, arena=guard_side() is None)
+    peak = memory.plan(program, sizes, outputs, lowered.known, lowered.lead, guard_side() is None, lowered.over)
     offset = 0
     for name, data in lowered.constants.items():
         program.constants.append(P.Constant(name, offset, data.size))

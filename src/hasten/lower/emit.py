@@ -53,6 +53,7 @@ class Emission:
         self.buffers: dict[int, Buffer] = {}
         self.converted: dict[tuple[int, str, int], Buffer] = {}  # copies made for kernels: tensor, its memory, the fastest axis -> where
         self.defined: set[str] = set()
+        self.called: set[str] = set()  # buffers that a call has been given
         self.names: dict[str, int] = {}
         self.done: set[int] = set()
         self.static: dict[int, bool] = {}
@@ -292,12 +293,18 @@ class Emission:
         return self.cx.evaluating(self.schedule.inline)
 
     # --- calls ----------------------------------------------------------------------------------------------------------------
+    def written_over(self, target: Buffer, buffers: frozenset[str]) -> None:
+        """Note that the next call, which makes what lies in `target`, may do so over these buffers."""
+        if target.name not in self.called:
+            self.lowered.over[target.name] = buffers
+
     def call(self, text: str, words: Words, work: DimLike, what: str, t: Tensor, account: Account, algorithm: str,
               precision: str = "fp32") -> None:  # fmt: skip
         """Call the kernel with this text, which works for t; equal texts are one kernel. `what`: a readable prefix of its name."""
         name = f"{what}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         self.lowered.kernels.setdefault(name, text)
         self.need(*(w for kind, w in words.rows if kind == "int"))  # type: ignore[arg-type,misc]
+        self.called |= {str(w) for kind, w in words.rows if kind == "ptr"}
         node = t.node
         where = str(node) if node is not None and _MAY_FAIL.search(text) else ""
         self.code.append(P.Call(name, tuple(w for _, w in words.rows), work, where))  # type: ignore[misc]

@@ -18,6 +18,7 @@ from hasten.lower import trace as T
 from hasten.lower.accounts import Account
 from hasten.lower.emit_nests import epilogue, resolve
 from hasten.lower.formats import Buffer, flat_offset, is_zero
+from hasten.lower.in_place import replaceable
 from hasten.lower.lowered import THREADS, Temporary
 from hasten.lower.orders import lane_by_lane
 from hasten.lower.schedule import Inverse
@@ -81,8 +82,10 @@ def emit_sink_kernel(e: Emission, last: Tensor, root: Tensor, own_of: Inverse) -
     operands = [e.operand(u, spec.wants(k)) for k, u in enumerate(o.operands)]
     resolved = resolve(e, value, {})
     target = e.allocate(last, order)
-    rest = accounts.of_nest([(str(i), n) for i, n in zip(idx, root.shape, strict=True)], (), (), [(value, last.dtype)], False, e.held)
-    _spec_call(e, o, operands, [], Sink(resolved, last.dtype, target, flat_offset(target, own)), last, rest)
+    sink = Sink(resolved, last.dtype, target, flat_offset(target, own))
+    loops = [(str(i), n) for i, n in zip(idx, root.shape, strict=True)]
+    e.written_over(target, replaceable([resolved], last.dtype, sink.offset, loops) - {b.name for b in operands})
+    _spec_call(e, o, operands, [], sink, last, accounts.of_nest(loops, (), (), [(value, last.dtype)], False, e.held))
 
 
 def _spec_call(e: Emission, o: T.Kernel, operands: list[Buffer], results: list[Buffer], sink: Sink | None, t: Tensor, rest: Account) -> None:

@@ -16,6 +16,7 @@ from hasten.kernels.nest import NestProblem, StageProblem, StoreProblem
 from hasten.lower import accounts
 from hasten.lower import trace as T
 from hasten.lower.formats import Buffer, flat_offset, loops, memory_order
+from hasten.lower.in_place import replaceable
 from hasten.lower.orders import inner_order, result_order
 from hasten.lower.schedule import Inverse, symbols
 from hasten.lower.trace import Tensor
@@ -88,6 +89,9 @@ def nest_call(e: Emission, t: Tensor, outer: Loops, stores: Sequence[Store], wha
     points = D.product([n for _, n in (*outer, *inner)])
     cycles = sum(E.cost(x) for x in problem.exprs()) + 1
     text = nest.emit(problem, e.isa)
+    if text.once:
+        (store,) = problem.stores
+        e.written_over(stores[0][2], replaceable(problem.exprs(), store.stored, store.offset, (*problem.outer, *problem.inner)))
     work = D.floordiv(points * cycles, 2 * e.isa.lanes(32))
     account = accounts.of_nest(outer, inner, stages, [(value, stored) for value, stored, *_ in stores], inner_store, e.held)
     e.call(text.text, text.words, work, what, t, account, "generic nest")

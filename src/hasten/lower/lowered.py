@@ -35,6 +35,7 @@ class Lowered:
     report: list[NodeReport] = field(default_factory=list)
     known: frozenset[str] = frozenset()  # sizes that follow from the inputs
     lead: int = 0  # instructions that compute them, at the beginning
+    over: dict[str, frozenset[str]] = field(default_factory=dict)  # see places.Over
     twins: dict[tuple[int, bytes], list[str]] = field(default_factory=dict)  # size and first bytes -> names of constants
 
     def constant(self, array: np.ndarray, fresh: Callable[[str], str]) -> str:

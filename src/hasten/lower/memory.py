@@ -1,56 +1,39 @@
 """Where temporaries lie: one arena whose size is an expression of the input sizes; what depends on data gets memory of its own.
 
-Lifetimes are intervals over the instructions, nested ones counted in the order of the text. Temporaries are laid into slots, largest first;
-those whose lifetimes don't meet share a slot, and a slot is as large as the largest of them for any sizes. Where all sizes are known this is the
-usual best-fit colouring; where they aren't, sizes are compared for the typical values `TYPICAL`.
+Lifetimes are intervals over the instructions, nested ones counted in the order of the text; `places` lays out the arena. Where sizes aren't known,
+packings are compared for a few samples: the first axis of an input is most often a batch, and small.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 
 from hasten.base import dims as D
 from hasten.base.dims import DimLike
+from hasten.lower.places import LINE, Life, Over, offsets, places
 from hasten.vm import program as P
 
-TYPICAL = 97  # stands for every unknown size when two memory sizes are compared
+SAMPLES = ((1, 97), (6, 97), (16, 97), (97, 97))  # stand for unknown sizes: of first axes, others
 
 
-@dataclass
-class Life:
-    """First and last instruction (in text order) that mentions a buffer."""
-
-    first: int
-    last: int
-
-
-@dataclass
-class _Slot:
-    size: DimLike
-    typical: int
-    lives: list[Life] = field(default_factory=list)
-
-
-def plan(program: P.Program, sizes: dict[str, DimLike], outputs: set[str], known: frozenset[str], lead: int = 0, arena: bool = True) -> DimLike:
+def plan(program: P.Program, sizes: dict[str, DimLike], outputs: set[str], known: frozenset[str], lead: int = 0, arena: bool = True,
+         over: Over | None = None) -> DimLike:  # fmt: skip
     """Give every temporary its memory, in place in `program.instructions`. `sizes`: bytes of each temporary; `outputs`: those handed to the
-    caller; `known`: size symbols that the inputs and the first `lead` instructions give. Without `arena`, every
+    caller; `known`: size symbols that the inputs and the first `lead` instructions give; `over`: see `Over`. Without `arena`, every
     temporary gets memory of its own. Returns the peak size of the arena."""
     lives = _lifetimes(program.instructions, sizes)
-    static = {b for b, s in sizes.items() if arena and b in lives and b not in outputs and D.symbols(s) <= known}
-    slots, slot_of = _slots({b: sizes[b] for b in static}, lives)
-    offsets: list[DimLike] = []
-    total: DimLike = 0
-    for slot in slots:
-        offsets.append(total)
-        total = total + D.ceildiv(slot.size, 64) * 64
-    place = {b: P.View(b, "arena", offsets[k]) for b, k in slot_of.items()}
+    static = [b for b, s in sizes.items() if arena and b in lives and b not in outputs and D.symbols(s) <= known]
+    found = places({b: sizes[b] for b in static}, lives, over or {}, _samples(program, lead))
+    at, total = offsets(found, {b: D.ceildiv(sizes[b], LINE) * LINE for b in static})
+    place = {b: P.View(b, "arena", at[b]) for b in static}
     for b in sizes:
         if b in lives and b not in place:
             place[b] = P.Alloc(b, sizes[b], "output" if b in outputs else "heap")  # type: ignore[assignment]
-    views = [place.pop(b) for b in list(slot_of)]
+    views = [place.pop(b) for b in static]
     program.instructions[:] = _insert(program.instructions, place, outputs)  # type: ignore[arg-type]
-    if slots:
+    if static:
         program.instructions[lead:lead] = [P.Arena("arena", total), *views]
     return total
 
@@ -92,34 +75,32 @@ def _lifetimes(code: list[P.Instruction], sizes: dict[str, DimLike]) -> dict[str
     for loop in loops:  # inner ones come first
         for life in lives.values():
             if loop.first <= life.first <= loop.last < life.last:
-                life.first = loop.first
+                life.first, life.begins = loop.first, False
             elif life.first < loop.first <= life.last <= loop.last:
-                life.last = loop.last
+                life.last, life.ends = loop.last, False
     return lives
 
 
-def _slots(sizes: dict[str, DimLike], lives: dict[str, Life]) -> tuple[list[_Slot], dict[str, int]]:
-    typical = {b: D.evaluate(s, _Typical()) for b, s in sizes.items()}
-    slots: list[_Slot] = []
-    slot_of: dict[str, int] = {}
-    for b in sorted(sizes, key=lambda b: (-typical[b], lives[b].first)):
-        life = lives[b]
-        free = [k for k, s in enumerate(slots) if all(x.last < life.first or life.last < x.first for x in s.lives)]
-        best = min(free, key=lambda k: slots[k].typical, default=None)
-        if best is None:
-            slots.append(_Slot(sizes[b], typical[b]))
-            best = len(slots) - 1
-        slots[best].size = D.maximum(slots[best].size, sizes[b])
-        slots[best].lives.append(life)
-        slot_of[b] = best
-    return slots, slot_of
+class _Sample(dict[str, int]):
+    """Every symbol has about the same value, a different one each, so that sums compare as they usually would."""
 
-
-class _Typical(dict):  # type: ignore[type-arg]
-    """Every symbol has a typical value, a different one each, so that sums compare as they usually would."""
+    def __init__(self, batches: Iterable[str], batch: int, other: int):
+        super().__init__(dict.fromkeys(batches, batch))
+        self.other = other
 
     def __missing__(self, name: str) -> int:
-        return TYPICAL + hashlib.sha256(name.encode()).digest()[0] % 7
+        return self.other + hashlib.sha256(name.encode()).digest()[0] % 7
+
+
+def _samples(program: P.Program, lead: int) -> list[_Sample]:
+    """Values of the sizes, from those of the inputs on."""
+    batches = {s for i in program.inputs if isinstance(i, P.TensorSpec) and len(i.shape) > 1 for s in D.symbols(i.shape[0])}
+    samples = [_Sample(batches, *row) for row in SAMPLES]
+    for sample in samples:
+        for i in program.instructions[:lead]:
+            if isinstance(i, P.Let):
+                sample[i.name] = D.evaluate(i.value, sample)
+    return samples
 
 
 Path = tuple[tuple[int, str], ...]  # (position of the instruction that nests, which side) from the outermost block inwards
