@@ -68,8 +68,23 @@ def _wait(f: Function) -> None:
     _fail(f, 2)
 
 
+def _fill(f: Function) -> None:
+    """buffer[i] = value for i < n, int64."""
+    buffer, n, value = _words(f, "ptr", "i64", "i64")
+    with f.loop(0, n) as i:
+        f.store(value, f.at(buffer, i, 8))
+
+
+def _twice(f: Function) -> None:
+    """y[i] = 2 * x[i] for i < n, int64, one after the other."""
+    x, y, n = _words(f, "ptr", "ptr", "i64")
+    with f.loop(0, n) as i:
+        f.store(f.load("i64", f.at(x, i, 8)) * 2, f.at(y, i, 8))
+
+
 KERNELS: dict[str, Callable[[Function], None]] = {
     "k_double": _double, "k_put": _put, "k_status": _status, "k_mark": _mark, "k_wait": _wait,
+    "k_fill": _fill, "k_twice": _twice,
 }  # fmt: skip
 
 

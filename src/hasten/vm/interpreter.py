@@ -1,7 +1,7 @@
 """The interpreter: runs a Program instruction by instruction in Python. It defines what Programs mean, and is the only
 driver for Programs with host ops or Python objects.
 
-Integers that do not fit into 64 bits fail the run where they are assigned, compared or allocate memory, and wrap around
+Sizes are computed in 64 bits (`hasten.vm.arithmetic`). Those that do not fit fail the run where they are assigned, compared or allocate memory, and wrap around
 elsewhere (offsets and kernel arguments), as in the native driver. Kernels run in the same pool of threads.
 
 Blocks in progress and activations that wait lie in lists of their own, so neither nesting nor recursion needs Python's stack. References are
@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from hasten.base.dims import Dim, DimLike, as_symbol, evaluate
+from hasten.base.dims import Dim, DimLike, as_symbol
 from hasten.base.dtypes import to_numpy
 from hasten.base.errors import CompileError, ExecutionError
 from hasten.vm import abi
+from hasten.vm.arithmetic import evaluate
 from hasten.vm.arrays import shape_text
 from hasten.vm.callpath import Constants, Model, check_error, depth_error, status_error
 from hasten.vm.counted import Buffer, Counted, Counts, Word, handed_over, living
@@ -195,22 +196,14 @@ class Run:
 
     # --- integers -----------------------------------------------------------------------------------------------------
     def exact(self, x: DimLike, code: int) -> int:
-        """The value of x; the run fails with `code` where it does not fit into 64 bits."""
-        value = self._evaluate(x)
-        if value is None or not -(1 << 63) <= value < 1 << 63:
+        """The value of x; the run fails with `code` where it, or a number on the way to it, does not fit into 64 bits."""
+        value, fits = evaluate(x, self.integers)
+        if not fits:
             raise status_error(code)
         return value
 
     def wrapped(self, x: DimLike) -> int:
-        return ((self._evaluate(x) or 0) + (1 << 63)) % (1 << 64) - (1 << 63)
-
-    def _evaluate(self, x: DimLike) -> int | None:
-        if not isinstance(x, Dim):
-            return x
-        try:
-            return evaluate(x, self.integers)
-        except OverflowError:  # a float that is infinite
-            return None
+        return evaluate(x, self.integers)[0]
 
     def check_status(self, where: str = "") -> None:
         if self.status.value:

@@ -145,4 +145,5 @@ def emit_division(module: Module) -> None:
     a, factor = f.args
     product = f.cast(a, "double") * factor
     whole = f.intrinsic("llvm.fptosi.sat", "i64", [product], ["i64", "double"])
-    f.ret(f.select(f.cast(whole, "double") > product, whole - 1, whole))
+    below = (f.cast(whole, "double") > product) & whole.ne(-(1 << 63))  # truncated, not limited
+    f.ret(f.select(below, whole - 1, whole))
