@@ -18,7 +18,7 @@ from hasten.base import dims as D
 from hasten.base.errors import CorruptFile, HastenError
 from hasten.base.version import VERSION
 from hasten.codegen import isa as isas
-from hasten.vm import file
+from hasten.vm import file, text
 from hasten.vm import program as P
 
 N = D.symbol("N")
@@ -161,6 +161,8 @@ def test_the_page_describes_the_file(contents: bytes) -> None:
     part = page[page.index("## The file") :]
     header = json.loads(contents[64 : 64 + int.from_bytes(contents[16:24], "little")])
     assert set(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)) == header.keys()
+    rows = re.findall(r"^\| (\d+) \| `(.+?)` \| (\d+) \|", part, re.MULTILINE)
+    assert rows[-1] == (str(file.FORMAT), text.FORMAT, str(file.abi.ABI))  # whoever changes one adds a row
 
 
 def test_instructions_that_this_machine_lacks(toolbox: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,7 @@ class Model:
     """What both kinds of models share: names, `run`, and errors."""
 
     call: Callable[..., Any]
+    image: LoadedImage
     kind = ""
 
     unreleased: int = 0

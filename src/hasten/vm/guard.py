@@ -38,13 +38,14 @@ class Guarded:
 
     def __init__(self, size: int, side: str):
         pages = -(-size // _PAGE) * _PAGE
-        self.memory: Any = (ctypes.c_uint8 * (pages + 2 * _PAGE)).from_buffer(mmap.mmap(-1, pages + 2 * _PAGE))
+        memory: Any = (ctypes.c_uint8 * (pages + 2 * _PAGE)).from_buffer(mmap.mmap(-1, pages + 2 * _PAGE))
+        self.memory = memory
         base = ctypes.addressof(self.memory)
         for guard in (base, base + _PAGE + pages):
             if _protect()(guard, _PAGE, _NO_ACCESS):
                 raise MemoryError("no guard page could be made")
         self.address = base + _PAGE + (pages - size if side == "after" else 0)
-        room = np.frombuffer(self.memory, np.uint8, pages, _PAGE)
+        room = np.frombuffer(memory, np.uint8, pages, _PAGE)
         room[:] = FILL
         start = self.address - base - _PAGE
         self.rest = room[:start] if side == "after" else room[start + size :]

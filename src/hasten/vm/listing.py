@@ -16,12 +16,12 @@ from typing import Any
 from hasten.base.dims import DimLike, evaluate, substitute, symbols
 from hasten.base.errors import InputError
 from hasten.vm import abi
-from hasten.vm.forms import blocks, name_text, write_line
+from hasten.vm.forms import arguments_text, blocks, name_text, write_line
 from hasten.vm.instructions import ROW_OF, Kind
 from hasten.vm.program import Call, Instruction, Program
 from hasten.vm.text import to_text
 
-_LISTS = (Kind.SHAPE, Kind.ARGUMENTS)
+_LISTS = (Kind.SHAPE, Kind.ARGUMENTS, Kind.MIXED)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Listing:
         writer = _Writer(known, {id(call): note for call, note in zip(calls(program), notes, strict=False)})
         code = list(writer.lines(program.instructions, 0))
         writer.known = {}  # integers of functions are their own
-        functions = {f"function {name_text(f.name)}": list(writer.lines(f.instructions, 0)) for f in program.functions}
+        functions = {f"function {name_text(f.name)} {arguments_text(f.params)}": list(writer.lines(f.instructions, 0)) for f in program.functions}
         return Listing(_head(program, known), code, functions)
 
     def __str__(self) -> str:
