@@ -51,10 +51,10 @@ class Layer:
     @property
     def winograd(self) -> list[WinogradProblem]:
         """One for each tile."""
-        return [WinogradProblem(self.channels, self.outputs, self.taps, tile, self.tiles(tile), self.channels) for tile in TILES[self.taps]]
+        return [WinogradProblem(self.channels, self.outputs, self.taps, tile, self.tiles(tile), self.batch, self.channels) for tile in TILES[self.taps]]
 
     def tiles(self, tile: Pair) -> int:
-        return self.batch * math.prod(-(-self.size // m) for m in tile)
+        return math.prod(-(-self.size // m) for m in tile)
 
     def __str__(self) -> str:
         return f"{self.channels}-{self.outputs}-{self.size}-{self.batch} {self.kh}x{self.kw}"
@@ -134,7 +134,7 @@ def fit(times: dict[Layer, list[float]], isa: Isa) -> None:
         sizes = (layer.batch, layer.size, layer.size)
         rows["DIRECT_COST"].append([t / direct * vector for t in dense_winograd.direct_terms(layer.problem, isa, sizes)])
         for problem, seconds in zip(layer.winograd, others, strict=True):
-            terms = dense_winograd.winograd_terms(problem, isa, layer.tiles(problem.outputs_of_tile))
+            terms = dense_winograd.winograd_terms(problem, isa, layer.batch * layer.tiles(problem.outputs_of_tile))
             rows["WINOGRAD_COST"].append([t / seconds * vector for t in terms])
     for name, terms in rows.items():
         cost, _ = nnls(np.array(terms), np.ones(len(terms)))

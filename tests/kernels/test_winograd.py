@@ -195,7 +195,7 @@ def test_random_problems(level, kernel, guarded):
         tile = tuple(int(rng.integers(1, 8 - r)) if r > 1 else 1 for r in kernel_size)
         tile = tuple(min(m, 4) for m in tile)
         known = int(rng.integers(1, 60)) if rng.random() < 0.5 else None
-        problem = WinogradProblem(int(rng.integers(1, 70)), int(rng.integers(1, 70)), kernel_size, tile, known)
+        problem = WinogradProblem(int(rng.integers(1, 70)), int(rng.integers(1, 70)), kernel_size, tile, known, 1 if rng.random() < 0.5 else None)
         pads = tuple(map(int, rng.integers(0, 4, 4)))
         h, w = (r + int(rng.integers(0, 20)) for r in kernel_size)
         check(Call(problem, int(rng.integers(1, 4)), h, w, pads, int(rng.integers(1, 5)), int(rng.integers(0, 3))), level, kernel, guarded)

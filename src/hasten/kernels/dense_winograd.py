@@ -56,14 +56,14 @@ def winograd_problem(
     if not suits or precision not in PRECISIONS or not even(weights):
         return None
     sizes = (_size(batch, 1), _size(oh, UNKNOWN_SIZE), _size(ow, UNKNOWN_SIZE))
-    known = all(isinstance(d, int) for d in (batch, oh, ow))
+    images, known = batch if isinstance(batch, int) else None, isinstance(oh, int) and isinstance(ow, int)
     best, least = None, _dot(DIRECT_COST, direct_terms(problem, isa, sizes)) / GAIN
     for outputs, channels in TILES.get(problem.kernel, {}).items():
         if precision == "highest" and problem.channels < channels:
             continue
-        tiles = sizes[0] * math.prod(-(-s // m) for s, m in zip(sizes[1:], outputs, strict=True))
-        candidate = WinogradProblem(problem.channels, problem.outputs, problem.kernel, outputs, tiles if known else None)
-        cost = _dot(WINOGRAD_COST, winograd_terms(candidate, isa, tiles))
+        tiles = math.prod(-(-s // m) for s, m in zip(sizes[1:], outputs, strict=True))
+        candidate = WinogradProblem(problem.channels, problem.outputs, problem.kernel, outputs, tiles if known else None, images)
+        cost = _dot(WINOGRAD_COST, winograd_terms(candidate, isa, sizes[0] * tiles))
         if cost < least:
             best, least = candidate, cost
     return best

@@ -18,8 +18,8 @@ is, is static. 1-D convolution is the case h = oh = 1 of a filter with one row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,22 +35,29 @@ from hasten.kernels.winograd_transform import nested
 
 WINOGRAD_ARGS = CONV_ARGS
 INPUT_BYTES = 256 << 10  # of transformed inputs that are a share of the second level cache
-STRIP_TILES = 84  # of a strip at least, where there are so many: filters are transformed once for each strip
+STRIP_TILES = 56  # of a strip at least, where there are so many: filters are transformed once for each strip
+LEAST_ROWS = 4  # of a register tile where the number of tiles is not known
 FEW_TILES = 112  # with fewer, register tiles are chosen to fit their number
 LINE = 64
 
 
 @dataclass(frozen=True)
 class WinogradProblem:
-    """What is known when the kernel is made: filters [outputs, channels, kernel], outputs of a tile, how many tiles a call has
-    where that is known (chooses register tiles that fit; others are correct too), and xs_x where known."""
+    """What is known when the kernel is made: filters [outputs, channels, kernel], outputs of a tile, how many tiles an image has and
+    how many images a call where that is known (chooses register tiles and scratch that fit; others are correct too), and xs_x where
+    known."""
 
     channels: int
     outputs: int
     kernel: tuple[int, int]
     outputs_of_tile: tuple[int, int]
     tiles: int | None = None
+    images: int | None = None
     pixel_stride: int | None = None
+
+    @property
+    def all_tiles(self) -> int | None:
+        return None if self.tiles is None or self.images is None else self.tiles * self.images
 
     @property
     def algorithms(self) -> tuple[Algorithm, Algorithm]:
@@ -100,11 +107,11 @@ class Layout:
 def layout(problem: WinogradProblem, isa: Isa) -> Layout:
     """How the scratch is laid out."""
     lanes = isa.lanes(32)
-    plan = tile.plan(isa, min(problem.outputs, LINE // FLOAT), _rows(problem), slack=True)  # narrow panels: see `block`
+    plan = _plan(problem, isa)
     most, channels, block = plan.rows[0], problem.channels, problem.block
     fitting = INPUT_BYTES // (problem.points * channels * FLOAT)
     wanted = max(fitting, STRIP_TILES)
-    tiles = -(-(wanted if problem.tiles is None else min(wanted, problem.tiles)) // most) * most
+    tiles = -(-(wanted if problem.all_tiles is None else min(wanted, problem.all_tiles)) // most) * most
     products, filters = _odd_lines(tiles * plan.width * FLOAT), _odd_lines(block * plan.width * FLOAT)
     if tiles > fitting and channels % lanes == block % lanes == 0:  # what a product reads from memory is contiguous
         inputs = _odd_lines(tiles * -(-channels // block) * block * FLOAT)
@@ -113,9 +120,17 @@ def layout(problem: WinogradProblem, isa: Isa) -> Layout:
     return Layout(plan, tiles, pitch * FLOAT, block * FLOAT, _odd_lines(tiles * pitch * FLOAT), products, filters)
 
 
-def _rows(problem: WinogradProblem) -> int | None:
-    """Rows of a product where the register tile should fit them: few tiles."""
-    return problem.tiles if problem.tiles is not None and problem.tiles <= FEW_TILES else None
+def _plan(problem: WinogradProblem, isa: Isa) -> Plan:
+    """Register tiles: with narrow panels (see `block`), of one size that fits few tiles, else of several, for the tiles that remain."""
+    likely = None if problem.tiles is None else problem.tiles * (problem.images or 1)
+    few = likely is not None and likely <= FEW_TILES
+    plan = tile.plan(isa, min(problem.outputs, LINE // FLOAT), likely if few else None, slack=True)
+    if few:
+        return plan
+    rows = [plan.rows[0]]
+    while rows[-1] > LEAST_ROWS:
+        rows.append((rows[-1] + 1) // 2)
+    return replace(plan, rows=tuple(rows))
 
 
 def _odd_lines(count: int) -> int:
@@ -254,13 +269,16 @@ class _Winograd:
         channel, now = block * self.problem.block, f.var("i64", 0)
         with f.forever() as loop:
             loop.break_if(now.get() >= count)
-            if len(self.plan.rows) == 1:
-                self._rows(self.plan.shapes[0], now, rows, b, products, channel)
-            else:
-                with f.either(count - now.get() > self.plan.rows[1]) as few:
-                    self._rows(self.plan.shapes[0], now, rows, b, products, channel)
-                    few.otherwise()
-                    self._rows(self.plan.shapes[1], now, rows, b, products, channel)
+            self._largest(self.plan.shapes, count - now.get(), lambda shape: self._rows(shape, now, rows, b, products, channel))
+
+    def _largest(self, shapes: Sequence[Shape], left: V, emit: Callable[[Shape], None]) -> None:
+        """`emit` for the smallest shape that has a row for each of the tiles that are left, else for the largest."""
+        if len(shapes) == 1:
+            return emit(shapes[0])
+        with self.f.either(left > shapes[1].rows) as fewer:
+            emit(shapes[0])
+            fewer.otherwise()
+            self._largest(shapes[1:], left, emit)
 
     def _rows(self, shape: Shape, now: Var, rows: V, b: V, products: V, channel: V) -> None:
         """One register tile of products, added to those of earlier channels; `now` advances by its rows."""
