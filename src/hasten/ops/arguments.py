@@ -105,6 +105,13 @@ def from_run(cx: Context, d: DimLike) -> bool:
     return not D.symbols(d).isdisjoint(cx.defined)
 
 
+def need_elements(cx: Context, axis: DimLike, count: DimLike) -> None:
+    """The run fails where an axis is empty and `count` results are to be taken from it: there is no element to read in place of a wrong one."""
+    name = D.as_symbol(axis)
+    left = count if name is None else D.substitute(count, {name: 0})  # of an empty axis
+    cx.require(D.if_equal(axis, 0, left, 0), "==", 0, "an index is out of range, for nothing is there", kind="index")
+
+
 def between(position: DimLike, low: DimLike, high: DimLike) -> E.Expr:
     """low <= position < high as an Expr, leaving out what is certain."""
     cond = E.const(True, "bool")

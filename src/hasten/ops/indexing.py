@@ -8,7 +8,7 @@ from hasten.base.errors import ModelError
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr, op
 from hasten.lower.trace import Context, Index, Tensor
-from hasten.ops.arguments import axis_of, replace, scalar_of
+from hasten.ops.arguments import axis_of, need_elements, replace, scalar_of
 from hasten.ops.registry import Node, operator, tensors
 
 
@@ -20,6 +20,8 @@ def gather_axis(cx: Context, x: Tensor, indices: Tensor, axis: int) -> Tensor:
     if line is not None:
         start, step = line
         return cx.view(shape, x, lambda i: (*i[:axis], start + (i[axis] * step if q else 0), *i[axis + q :]))
+
+    need_elements(cx, extent, D.product(indices.shape))
 
     def element(i: Index) -> Expr:
         j = cx.index(indices.at(i[axis : axis + q]), extent, negative=True)
@@ -61,6 +63,7 @@ def gather_elements(cx: Context, node: Node, x: Tensor, indices: Tensor) -> Tens
     for k in range(x.rank):
         if k != axis:
             cx.require(indices.shape[k], "<=", x.shape[k], f"indices must not be larger than the data along axis {k}")
+    need_elements(cx, x.shape[axis], D.product(indices.shape))
     return cx.map(indices.shape, x.dtype, lambda i: x.at(replace(i, axis, cx.index(indices.at(i), x.shape[axis], negative=True))))
 
 
@@ -74,6 +77,8 @@ def gather_nd(cx: Context, node: Node, x: Tensor, indices: Tensor) -> Tensor:
     for k in range(batch):
         cx.require(indices.shape[k], "==", x.shape[k], f"batch axis {k} must agree")
     lead = indices.rank - 1
+    for k in range(depth):
+        need_elements(cx, x.shape[batch + k], D.product(indices.shape[:lead]))
 
     def element(i: Index) -> Expr:
         at = [cx.index(indices.at((*i[:lead], k)), x.shape[batch + k], negative=True) for k in range(depth)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from hasten.base import dims as D
 from hasten.base.dtypes import compute_type
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr, op
 from hasten.lower.trace import Context, Index, Stage, Tensor
+from hasten.ops.arguments import need_elements
 from hasten.ops.elementwise import scalar
 from hasten.ops.reduce import REDUCTIONS, log_softmax, reduce
 from hasten.ops.registry import Node, operator, tensors
@@ -19,6 +21,9 @@ class _Targets:
         self.ignored: int | None = node.attr("ignore_index", None)
         for k, (a, b) in enumerate(zip(target.shape, (scores.shape[0], *scores.shape[2:]), strict=True)):
             cx.require(a, "==", b, f"{cx.where()}: axis {k} of the targets against the scores")
+        need_elements(cx, scores.shape[1], D.product(target.shape))
+        if weight is not None:
+            cx.require(weight.shape[0], "==", scores.shape[1], "the weights against the classes")
 
     def pick(self, i: Index) -> tuple[Expr, Expr | None, Expr | None]:
         """For sample i: the score of its class, the weight of the class, and whether the sample counts; None: always,

@@ -10,7 +10,7 @@ from hasten.base.errors import ModelError
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr, op
 from hasten.lower.trace import Context, Index, Tensor
-from hasten.ops.arguments import as_int64, axes_of, axis_of, between, from_run, replace, sizes_of
+from hasten.ops.arguments import as_int64, axes_of, axis_of, between, from_run, need_elements, replace, sizes_of
 from hasten.ops.registry import Node, operator, tensors
 
 BEYOND = 1 << 48  # more than any axis has
@@ -217,6 +217,8 @@ def pad_with(
         for k in range(x.rank):
             x = window(cx, x, k, -lows[k], x.shape[k] + lows[k] + highs[k])
         before, after = ([D.maximum(d, 0) for d in side] for side in (before, after))
+        for k in touched:
+            need_elements(cx, x.shape[k], shape[k])
         fold = {k: _PAD_MODES[mode](cx, x.shape[k], before[k], after[k]) for k in touched}
         return cx.view(shape, x, lambda i: [fold[k](j - before[k]) if k in fold else j - before[k] for k, j in enumerate(i)])
     if not touched:

@@ -19,7 +19,7 @@ from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr, op
 from hasten.lower.trace import Context, Index, Stage, Tensor
 from hasten.ops import resize_taps as R
-from hasten.ops.arguments import axes_of, replace, resized, sizes_of
+from hasten.ops.arguments import axes_of, need_elements, replace, resized, sizes_of
 from hasten.ops.indexing import gather_axis
 from hasten.ops.registry import Node, operator, tensors
 
@@ -314,6 +314,8 @@ def _axes(cx: Context, node: Node, plan: _Resize, x: Tensor, axes: list[int], ro
         rows = _from_sizes(cx, node, x, axes, sizes)
     else:
         raise ModelError(f"{node}: needs scales or sizes")
+    for a, (out, *_) in zip(axes, rows, strict=True):
+        need_elements(cx, x.shape[a], out)
     return [_Axis(a, x.shape[a], *row, rois[k], known[k]) for k, (a, row) in enumerate(zip(axes, rows, strict=True))]
 
 

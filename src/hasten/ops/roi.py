@@ -16,6 +16,7 @@ from hasten.base.dtypes import compute_type
 from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr, op
 from hasten.lower.trace import Context, Index, Stage, Tensor
+from hasten.ops.arguments import need_elements
 from hasten.ops.registry import Node, operator, tensors
 
 Region = Callable[[DimLike], Expr]  # a number of region r
@@ -92,6 +93,8 @@ def roi_align(cx: Context, node: Node, x: Tensor, rois: Tensor, batch: Tensor) -
     bins = (int(node.attr("output_height", 1)), int(node.attr("output_width", 1)))
     rows = _Align(cx, node, rois, 1, x.shape[2], bins[0])
     columns = _Align(cx, node, rois, 0, x.shape[3], bins[1])
+    for k in (0, 2, 3):
+        need_elements(cx, x.shape[k], rois.shape[0])
     average, dt = str(node.attr("mode", "avg")).lower() == "avg", compute_type(x.dtype)
 
     def value(o: Index, r: Index, _: dict[str, Expr]) -> Expr:
@@ -147,6 +150,7 @@ def max_roi_pool(cx: Context, node: Node, x: Tensor, rois: Tensor) -> Tensor:
     bins = [int(d) for d in node.attr("pooled_shape")]
     rows = _Bins(cx, node, rois, 2, x.shape[2], bins[0])
     columns = _Bins(cx, node, rois, 1, x.shape[3], bins[1])
+    need_elements(cx, x.shape[0], rois.shape[0])
 
     def value(o: Index, r: Index, _: dict[str, Expr]) -> Expr:
         image = cx.index(E.cast(rois.at((o[0], 0)), "int64"), x.shape[0])
