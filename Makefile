@@ -32,7 +32,7 @@ bench: $(VENV)/.has-dev
 	@$(VENV)/bin/hasten bench examples/models/*.onnx --peers onnxruntime --report demo/bench.html $(SIZES) $(ARGS)
 
 figures: $(VENV)/.has-dev
-	@for program in overhead compile_time kernels/sweep track/aa models; do $(PY) benchmarks/$$program.py $(ARGS) || exit; done
+	@for program in overhead busy compile_time kernels/sweep track/aa models; do $(PY) benchmarks/$$program.py $(ARGS) || exit; done
 	@for program in kernel_accuracy conformance robustness; do $(PY) benchmarks/$$program.py || exit; done
 	@$(PY) benchmarks/report.py
 

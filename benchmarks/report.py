@@ -75,6 +75,12 @@ def overhead(data: Data) -> str:
     return f"{environment(data)}\n\n{table(['call', 'microseconds', 'least', 'goal'], rows)}"
 
 
+def busy(data: Data) -> str:
+    """Two threads beside one while other processes keep all CPUs busy."""
+    rows = [[f"`{name}`", f"{r['ratio']:.2f} [{r['low']:.2f}, {r['high']:.2f}]", str(r["goal"])] for name, r in data["models"].items()]
+    return f"{environment(data)}\n\n{table(['model', 'two threads over one', 'goal'], rows)}"
+
+
 def compile_time(data: Data) -> str:
     """Seconds of starts and loads."""
     rows = []
@@ -187,6 +193,7 @@ FOLDERS: dict[str, Callable[[list[points.Point], str], str]] = {  # marker on th
 }
 FILES: dict[str, tuple[str, Callable[[Data], str]]] = {  # marker on the page -> result file without .json, what makes its text
     "overhead": ("overhead", overhead),
+    "busy": ("busy", busy),
     "compile": ("compile_time", compile_time),
     "kernels": ("kernels", kernels),
     "accuracy": ("kernel_accuracy", accuracy),
