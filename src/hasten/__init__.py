@@ -20,12 +20,16 @@ from hasten.base.errors import (
     ModelError,
     ResourceLimit,
     ShapeMismatch,
+    SourceError,
     TypeInferenceError,
     TypeMismatch,
     UnsupportedOperator,
 )
+from hasten.base.types import Tensor, adt
 from hasten.base.version import VERSION
 from hasten.deploy import build_library
+from hasten.functions import op
+from hasten.functions.function import function
 
 __version__ = VERSION
 
@@ -40,11 +44,16 @@ __all__ = [
     "ModelError",
     "ResourceLimit",
     "ShapeMismatch",
+    "SourceError",
+    "Tensor",
     "TensorInfo",
     "TypeInferenceError",
     "TypeMismatch",
     "UnsupportedOperator",
+    "adt",
     "build_library",
     "compile",
+    "function",
     "load",
+    "op",
 ]

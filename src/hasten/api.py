@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from hasten.base.dims import symbols
 from hasten.base.errors import CompileError, CorruptFile, HastenError, InputError, ResourceLimit
+from hasten.functions.function import Function
 
 if TYPE_CHECKING:
     from hasten.codegen.cache import Cache
@@ -125,7 +126,7 @@ class CompiledModel:
 def _info(spec: Any, known: frozenset[str]) -> TensorInfo:
     """`known`: names of the sizes of inputs; sizes that depend on anything else are None."""
     if not hasattr(spec, "shape"):
-        return TensorInfo(spec.name, spec.kind, None)
+        return TensorInfo(spec.name, spec.kind if hasattr(spec, "kind") else spec.type, None)
     shape = tuple(d if isinstance(d, int) else str(d) if symbols(d) <= known else None for d in spec.shape)
     return TensorInfo(spec.name, spec.dtype, shape)
 
@@ -220,6 +221,11 @@ def trace(model: Any, example_inputs: Any, dynamic_shapes: Any, target: Any, pre
     from hasten.lower.graph import Options, trace_model
 
     step("load", 0, 4)
+    if isinstance(model, Function):
+        from hasten.functions.entry import trace_function
+
+        step("trace", 2, 4)
+        return trace_function(model, Options(host_ops, precision, target)), {"source.txt": "".join(model.source.lines)} if dump else {}
     if _is_module(model):
         from hasten.frontends.torch import export_module
 

@@ -3,7 +3,8 @@
     HastenError
     ├── ModelError            the model itself is wrong (also a ValueError)
     │   ├── UnsupportedOperator
-    │   └── TypeInferenceError
+    │   ├── TypeInferenceError
+    │   └── SourceError     a line of a `hasten.function`; the message shows the line
     ├── InputError            what was fed is wrong (also a ValueError)
     │   ├── TypeMismatch      wrong dtype or kind (also a TypeError)
     │   └── ShapeMismatch
@@ -29,6 +30,10 @@ class UnsupportedOperator(ModelError):
 
 class TypeInferenceError(ModelError):
     """Types or shapes inside the model contradict each other."""
+
+
+class SourceError(ModelError):
+    """A line of a `hasten.function` is outside of the language, or its types do not fit; the message has file, line and the line itself."""
 
 
 class InputError(HastenError, ValueError):

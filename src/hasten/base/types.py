@@ -95,9 +95,9 @@ def adt(name: str, /, **variants: Sequence[Any]) -> type[Data]:
     this module's text. Raises TypeMismatch."""
     if not variants:
         raise TypeMismatch(f"the data type {name!r} needs at least one variant, as adt({name!r}, Leaf=[hasten.Tensor((1, 300))])")
-    family = type(name, (Data,), {"__slots__": ()})
+    family: type[Data] = type(name, (Data,), {"__slots__": ()})
     family.family = family
-    made = []
+    made: list[type[Data]] = []
     for tag, (label, types) in enumerate(variants.items()):
         for t in types:
             _check_field(name, label, t)

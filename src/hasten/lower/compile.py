@@ -6,15 +6,17 @@ Everything is text until `build`; `Stages` keeps the texts for dumps and `hasten
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from hasten.base import dims as D
+from hasten.base.dims import DimLike
 from hasten.codegen import cache as cache_room
 from hasten.codegen.isa import Isa
-from hasten.lower import emit, memory
+from hasten.lower import emit, memory, ownership
+from hasten.lower.emit_functions import counted_memory
 from hasten.lower.graph import Traced
 from hasten.lower.lowered import THREADS, Lowered
 from hasten.lower.report import Report, regions_text
@@ -43,10 +45,16 @@ def lower_model(traced: Traced, isa: Isa, threads: int, precision: str) -> tuple
     """Trace to Program: schedule, emit, lay out constants, plan memory."""
     lowered = emit.lower(traced, isa)
     program = lowered.program
-    per_thread = {next(iter(D.symbols(THREADS))): threads}
-    sizes = {t.name: D.substitute(t.size, per_thread) for t in lowered.temporaries.values()}
     outputs = {i.buffer for i in program.instructions if isinstance(i, P.Output)}
-    peak = memory.plan(program, sizes, outputs, lowered.known, lowered.lead, guard_side() is None, lowered.over)
+    peak = _placed(lowered, outputs, threads)
+    for f in lowered.functions:
+        assert f.function is not None
+        _placed(f, set(), threads)
+        f.program.instructions[:] = counted_memory(f.program.instructions, set())
+        program.functions.append(replace(f.function, instructions=tuple(f.program.instructions)))
+    if program.functions or program.types or lowered.counted:
+        program.instructions[:] = counted_memory(program.instructions, outputs)
+        ownership.place(program)
     offset = 0
     for name, data in lowered.constants.items():
         program.constants.append(P.Constant(name, offset, data.size))
@@ -56,6 +64,13 @@ def lower_model(traced: Traced, isa: Isa, threads: int, precision: str) -> tuple
     report = Report(isa.name, threads, precision, peak_memory=str(peak), kernels=len(lowered.kernels), constants_bytes=offset,
                     host_ops=host_ops, nodes=lowered.report)  # fmt: skip
     return program, lowered, report
+
+
+def _placed(lowered: Lowered, outputs: set[str], threads: int) -> DimLike:
+    """Plan the memory of the main code or a function; the peak size of its arena."""
+    per_thread = {next(iter(D.symbols(THREADS))): threads}
+    sizes = {t.name: D.substitute(t.size, per_thread) for t in lowered.temporaries.values()}
+    return memory.plan(lowered.program, sizes, outputs | lowered.counted, lowered.known, lowered.lead, guard_side() is None, lowered.over)
 
 
 def constants_blob(program: P.Program, constants: dict[str, np.ndarray]) -> memoryview:

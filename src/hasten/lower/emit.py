@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hasten.base import dims as D
 from hasten.base import dtypes
@@ -21,9 +22,11 @@ from hasten.lower import trace as T
 from hasten.lower.accounts import Account
 from hasten.lower.emit_concats import Concats
 from hasten.lower.emit_control import emit_branch, emit_host, emit_loop
+from hasten.lower.emit_functions import emit_function, own_lowered
 from hasten.lower.emit_kernels import emit_kernel, emit_sink_kernel
 from hasten.lower.emit_nests import emit_map, emit_nest, nest_call
 from hasten.lower.emit_outputs import emit_output, output_homes
+from hasten.lower.emit_steps import emit_step
 from hasten.lower.folding import fold, is_static
 from hasten.lower.formats import Buffer, format_name, is_one, is_row_major, is_zero, loops, row_major, seen_through
 from hasten.lower.graph import Traced
@@ -32,6 +35,7 @@ from hasten.lower.report import NodeReport, fused_rows
 from hasten.lower.schedule import Inverse, Schedule, symbols
 from hasten.lower.trace import Tensor
 from hasten.vm import program as P
+from hasten.vm.values import describe
 
 _MAY_FAIL = re.compile(r"^.*(store|call)\b.*%status\b", re.MULTILINE)  # texts of kernels that can set the run's status
 
@@ -40,6 +44,11 @@ def lower(traced: Traced, isa: Isa) -> Lowered:
     """Schedule and emit a traced model."""
     emission = Emission(traced, isa)
     emission.run()
+    for f in traced.functions:
+        inner = Emission(replace(traced, cx=f.cx), isa)
+        inner.lowered, inner.names = own_lowered(emission.lowered), emission.names
+        inner.code = inner.lowered.program.instructions
+        emission.lowered.functions.append(emit_function(inner, f))
     return emission.lowered
 
 
@@ -57,6 +66,7 @@ class Emission:
         self.names: dict[str, int] = {}
         self.done: set[int] = set()
         self.static: dict[int, bool] = {}
+        self.changing: set[str] = set()  # memory of carried values, which each round writes over
         self.keep: list[Tensor] = []  # tensors made here: their ids are keys of `buffers`
         self.objects: dict[int, str] = {}
         self.regions: dict[int, str] = {}  # kernel that computes a tensor
@@ -75,7 +85,6 @@ class Emission:
     def run(self) -> None:
         """Emit everything."""
         program = self.lowered.program
-        self.checks = list(self.cx.checks)
         for name, value in self.traced.inputs:
             if isinstance(value, Tensor):
                 buffer = self.fresh("in")
@@ -83,17 +92,15 @@ class Emission:
                 program.inputs.append(P.TensorSpec(name, value.dtype, value.shape, buffer))
                 for d in value.shape:
                     self.defined |= D.symbols(d)
+            elif isinstance(value, T.Datum):
+                program.inputs.append(P.ValueSpec(name, value.kind, self.object_name(value)))
             else:
                 program.inputs.append(P.ObjectSpec(name, value.kind, self.object_name(value)))
-        for name, size in self.cx.aliases.items():  # those that the inputs give come first: the arena's size may need them
-            if name not in self.defined and self.cx.base_symbols(size) - self.cx.aliases.keys() <= self.defined:
-                self._name(name)
-        self.lowered.known, self.lowered.lead = frozenset(self.defined), len(self.code)
+        self.begin()
         values = [v for _, v in self.traced.outputs]
         self.schedule = Schedule(self.cx, values).run()  # type: ignore[arg-type]
         outputs = output_homes(self.schedule, [v for v in values if isinstance(v, Tensor)])
         self.homes = {id(home) for home in outputs.values()}
-        self.emit_checks()
         for t in self.schedule.order:
             is_static(self, t)
             if id(t) in self.schedule.realized:
@@ -101,7 +108,18 @@ class Emission:
         self.emit_checks(last=True)
         for k, (name, value) in enumerate(self.traced.outputs):
             emit_output(self, k, name, value, outputs)
+        families = [v.family for _, v in (*self.traced.inputs, *self.traced.outputs) if isinstance(v, T.Datum)]
+        program.types = list({t.name: t for family in families for t in describe(family)}.values())
         self.lowered.report.extend(fused_rows(self.schedule, self.regions))
+
+    def begin(self) -> None:
+        """Sizes and checks that what is given decides: they come first, as the arena's size may need them."""
+        self.checks = list(self.cx.checks)
+        for name, size in self.cx.aliases.items():
+            if name not in self.defined and self.cx.base_symbols(size) - self.cx.aliases.keys() <= self.defined:
+                self._name(name)
+        self.emit_checks()
+        self.lowered.known, self.lowered.lead = frozenset(self.defined), len(self.code)
 
     def emit_checks(self, last: bool = False) -> None:
         """Run-time checks, as early as their sizes are known."""
@@ -233,11 +251,11 @@ class Emission:
         o = t.origin
         if (id(t) in self.buffers and not isinstance(o, (T.Concat, T.Woven))) or isinstance(o, T.Const):
             return
-        if isinstance(o, T.Source):
+        if isinstance(o, T.Source) or (isinstance(t, T.Datum) and t.family == T.END):  # type: ignore[unreachable]
             if isinstance(t, T.Object):  # type: ignore[unreachable]
                 return  # type: ignore[unreachable]
             raise ModelError(f"{t} is used where it isn't available")
-        if isinstance(o, (T.HostCall, T.Branch, T.Loop)):
+        if isinstance(o, (T.HostCall, T.Branch, T.Loop, T.Step)):
             self._other(t, o)
             return
         if fold(self, t):
@@ -272,19 +290,21 @@ class Emission:
         else:
             emit_sink_kernel(self, last, root, own)
 
-    def _other(self, t: Tensor, o: T.HostCall | T.Branch | T.Loop) -> None:
-        """Host ops and control flow: once for all of their results."""
+    def _other(self, t: Tensor, o: T.HostCall | T.Branch | T.Loop | T.Step) -> None:
+        """Host ops, control flow and steps: once for all of their results."""
         if id(o) in self.done:
             return
         self.done.add(id(o))
         before, self.cx.node = self.cx.node, t.node
         if isinstance(o, T.HostCall):
             emit_host(self, o)
+        elif isinstance(o, T.Step):
+            emit_step(self, o)
         elif isinstance(o, T.Branch):
             emit_branch(self, o)
         else:
             emit_loop(self, o)
-        if not isinstance(o, T.HostCall):
+        if isinstance(o, (T.Branch, T.Loop)):
             self.note(str(t.node), getattr(t.node, "op_type", ""), "control")
         self.cx.node = before
 

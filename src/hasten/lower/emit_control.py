@@ -14,10 +14,11 @@ from hasten.base import dtypes
 from hasten.base.dims import DimLike
 from hasten.lower import trace as T
 from hasten.lower.emit_nests import nest_call
+from hasten.lower.emit_steps import emit_leave
 from hasten.lower.folding import is_static
 from hasten.lower.formats import Buffer, row_major
 from hasten.lower.schedule import Schedule, symbols
-from hasten.lower.trace import Block, Tensor
+from hasten.lower.trace import Block, Datum, Tensor
 from hasten.vm import program as P
 
 if TYPE_CHECKING:
@@ -58,11 +59,11 @@ def bytes_of(t: Tensor) -> DimLike:
 
 
 def emit_branch(e: Emission, o: T.Branch) -> None:
-    """If."""
-    taken = e.fresh("taken")
-    e.code.append(P.Read(taken, e.operand(o.condition, "plain").name, 0, o.condition.dtype))
-    e.defined.add(taken)
+    """If. What ends a function ends on either side."""
+    condition = _asked(e, o.condition)
     for r, sizes in zip(o.results, o.sizes, strict=True):
+        if not isinstance(r, Tensor):
+            continue
         if not sizes:
             e.allocate(r)
         else:
@@ -71,6 +72,9 @@ def emit_branch(e: Emission, o: T.Branch) -> None:
     def side(block: Block) -> tuple[P.Instruction, ...]:
         def finish() -> None:
             for r, sizes, value in zip(o.results, o.sizes, block.values, strict=True):
+                if isinstance(r, Datum):
+                    emit_end(e, value) if r.family == T.END else e.code.append(P.Move(e.object_name(r), _name(e, value)))
+                    continue
                 assert isinstance(value, Tensor)
                 e.need(*value.shape)
                 for axis, name in sizes.items():
@@ -83,8 +87,34 @@ def emit_branch(e: Emission, o: T.Branch) -> None:
 
         return emit_block(e, e.schedule.inner[id(block)], block, finish)
 
-    e.code.append(P.If(D.symbol(taken), side(o.then), side(o.other)))
+    e.code.append(P.If(condition, side(o.then), side(o.other)))
     e.defined |= {name for sizes in o.sizes for name in sizes.values()}
+
+
+def _asked(e: Emission, condition: Tensor | T.Tagged) -> DimLike:
+    """A condition as an integer that is not 0 where it holds."""
+    name = e.fresh("taken")
+    e.defined.add(name)
+    if isinstance(condition, T.Tagged):
+        e.code.append(P.Tag(name, e.object_name(condition.value)))
+        return D.if_equal(D.symbol(name), condition.tag, 1, 0)
+    e.code.append(P.Read(name, e.operand(condition, "plain").name, 0, condition.dtype))
+    return D.symbol(name)
+
+
+def emit_end(e: Emission, end: T.Value) -> None:
+    """What ends a function: a Return, a jump, or a choice between such."""
+    o = end.origin
+    if isinstance(o, T.Branch):
+        emit_branch(e, o)
+    else:
+        assert isinstance(o, (T.Invoke, T.Return))
+        emit_leave(e, o)
+
+
+def _name(e: Emission, value: T.Value) -> str:
+    assert isinstance(value, Datum)
+    return e.object_name(value)
 
 
 def emit_loop(e: Emission, o: T.Loop) -> None:
@@ -95,7 +125,7 @@ def emit_loop(e: Emission, o: T.Loop) -> None:
 class _Loop:
     def __init__(self, e: Emission, o: T.Loop):
         self.e, self.o = e, o
-        self.homes: list[Buffer] = []  # of the carried values
+        self.homes: dict[int, Buffer] = {}  # of the carried tensors, by their place
         self.go = e.fresh("go")
 
     def emit(self) -> None:
@@ -106,10 +136,7 @@ class _Loop:
         e.define(o.round, 0)
         start: DimLike = 1
         if o.start is not None:
-            name = e.fresh("taken")
-            e.code.append(P.Read(name, e.operand(o.start, "plain").name, 0, o.start.dtype))
-            e.defined.add(name)
-            start = D.symbol(name)
+            start = _asked(e, o.start)
         e.define(self.go, start)
         body = emit_block(e, e.schedule.inner[id(o.body)], o.body, self._finish)
         going: DimLike = D.symbol(self.go)
@@ -120,12 +147,18 @@ class _Loop:
             e.define(o.count, D.symbol(o.round))
         for c, r in zip(o.carried, o.results, strict=False):
             for axis, name in c.sizes.items():
+                assert isinstance(r, Tensor)
                 e.define(str(r.shape[axis]), D.symbol(name))
 
     def _begin(self) -> None:
         """Memory of carried values with their first contents, and of scan outputs."""
         e, o = self.e, self.o
-        for c, r in zip(o.carried, o.results, strict=False):
+        for k, (c, r) in enumerate(zip(o.carried, o.results, strict=False)):
+            if isinstance(c.first, Datum):
+                e.code.append(P.Move(_name(e, r), e.object_name(c.first)))
+                e.objects[id(c.seen)] = _name(e, r)
+                continue
+            assert isinstance(c.first, Tensor) and isinstance(c.seen, Tensor) and isinstance(r, Tensor)
             e.need(*c.first.shape)
             for axis, name in c.sizes.items():
                 e.define(name, c.first.shape[axis])
@@ -135,11 +168,13 @@ class _Loop:
                 e.buffers[id(r)] = home
             else:
                 home = e.allocate(r)
+                e.changing.add(home.name)
             copy_to(e, c.first, Buffer(home.name, row_major(c.first.shape)))
             e.buffers[id(c.seen)] = Buffer(home.name, row_major(c.seen.shape))
-            self.homes.append(home)
+            self.homes[k] = home
         self.room = e.fresh("room")
         for t, r in zip(o.stacked, o.results[len(o.carried) :], strict=True):
+            assert isinstance(r, Tensor)
             if o.count is None:
                 e.allocate(r)
                 continue
@@ -157,19 +192,25 @@ class _Loop:
             self._grow(at)
         for t, r in zip(o.stacked, o.results[len(o.carried) :], strict=True):
             copy_to(e, t, e.buffers[id(r)], "stack", (at,))
-        fresh = [self._next(c) for c in o.carried]
-        for c, home, new in zip(o.carried, self.homes, fresh, strict=True):
-            self._replace(c, home, new)
+        fresh = {k: self._next(o.carried[k]) for k in self.homes}
+        self._move()
+        for k, new in fresh.items():
+            self._replace(o.carried[k], self.homes[k], new)
         if o.go_on is not None:
-            name = e.fresh("taken")
-            e.code.append(P.Read(name, e.operand(o.go_on, "plain").name, 0, o.go_on.dtype))
-            e.defined.add(name)
-            e.define(self.go, D.symbol(name))
+            e.define(self.go, _asked(e, o.go_on))
         e.define(o.round, at + 1)
+
+    def _move(self) -> None:
+        """Carried values of data types: by way of names of their own, since one's next value may be another one's last."""
+        e = self.e
+        moved = [(e.fresh("next"), _name(e, c.seen), _name(e, c.next)) for c in self.o.carried if isinstance(c.first, Datum)]
+        e.code.extend(P.Move(new, value) for new, _, value in moved)
+        e.code.extend(P.Move(seen, new) for new, seen, _ in moved)
 
     def _next(self, c: T.Carried) -> Buffer:
         """The next value in memory that isn't the old one's: it may still be read."""
         e = self.e
+        assert isinstance(c.next, Tensor)
         if not c.sizes:
             return e.copy(c.next)
         target = Buffer(e.fresh("next"), row_major(c.next.shape))
@@ -180,6 +221,7 @@ class _Loop:
 
     def _replace(self, c: T.Carried, home: Buffer, new: Buffer) -> None:
         e = self.e
+        assert isinstance(c.next, Tensor)
         if not c.sizes:
             stand_in = Tensor(e.cx, c.next.dtype, c.next.shape, T.Source("next"))
             e.buffers[id(stand_in)] = new

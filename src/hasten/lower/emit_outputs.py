@@ -34,6 +34,11 @@ def output_homes(schedule: Schedule, outputs: Sequence[Tensor]) -> dict[int, Ten
 def emit_output(e: Emission, k: int, name: str, value: T.Value, homes: Mapping[int, Tensor]) -> None:
     """Hand out output number k: the memory of its home, or a copy where that is no output's memory or handed out already."""
     program = e.lowered.program
+    if isinstance(value, T.Datum):
+        own = e.fresh("given")  # a value that is given twice has two references
+        e.code.append(P.Move(own, e.object_name(value)))
+        program.outputs.append(P.ValueSpec(name, value.kind, own))
+        return
     if not isinstance(value, Tensor):
         program.outputs.append(P.ObjectSpec(name, value.kind, e.object_name(value)))
         return

@@ -73,6 +73,7 @@ class Evaluation:
                 self.kernels[id(o)] = o.spec.reference([self.of(x) for x in o.operands], results)
             return self.kernels[id(o)][o.results.index(t)].astype(dt, copy=False).reshape(shape)
         if isinstance(o, T.Branch):
+            assert isinstance(o.condition, T.Tensor)
             block = o.then if self.of(o.condition).reshape(-1)[0] else o.other
             return self.of(block.values[o.results.index(t)])  # type: ignore[arg-type]
         if isinstance(o, T.Nest):

@@ -19,7 +19,7 @@ from hasten.base import dims as D
 from hasten.base import dtypes
 from hasten.base.dims import DimLike
 from hasten.base.errors import HastenError, ModelError, TypeInferenceError, UnsupportedOperator
-from hasten.lower.trace import Block, Const, Context, HostCall, Object, Source, Tensor, Value
+from hasten.lower.trace import Block, Const, Context, HostCall, Object, Source, Tensor, TracedFunction, Value
 from hasten.ops.registry import Node, NoNative, find
 
 ASSUMPTIONS = 8  # ways of choosing sides that are tried
@@ -43,11 +43,12 @@ class Traced:
     outputs: list[tuple[str, Value]] = field(default_factory=list)
     host: list[tuple[str, str, str]] = field(default_factory=list)  # node, operator, reason
     hints: dict[str, tuple[DimLike | str | None, ...]] = field(default_factory=dict)  # declared output shapes: for display only
+    functions: list[TracedFunction] = field(default_factory=list)
 
     def release(self) -> None:
         """Let go of all tensors: who has lowered the model needs them no more, and a model's constants can be most of the memory."""
         self.cx = Context(self.cx.options)
-        self.inputs, self.outputs = [], []
+        self.inputs, self.outputs, self.functions = [], [], []
         gc.collect()  # graphs and traces are full of cycles
 
 
@@ -84,6 +85,25 @@ def _trace(model: ir.Model, cx: Context) -> Traced:
     for name, value in zip(names, graph.outputs, strict=True):
         tracer.result.outputs.append((name, tracer.value(value, "graph output")))
     return tracer.result
+
+
+def trace_into(cx: Context, model: ir.Model, inputs: Sequence[Tensor]) -> list[Value]:
+    """The outputs of a prepared model for these inputs, as part of a trace that exists. Raises TypeInferenceError where the inputs do not fit."""
+    tracer = _Tracer(cx, model)
+    wanted = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    if len(wanted) != len(inputs):
+        raise TypeInferenceError(f"the model takes {len(wanted)} inputs ({', '.join(v.name or '' for v in wanted)}), {len(inputs)} are given")
+    open_sizes: dict[str, DimLike] = {}
+    for value, x in zip(wanted, inputs, strict=True):
+        dt = None if value.dtype is None else dtypes.BY_ONNX.get(int(value.dtype))
+        if dt is None or dt.name != x.dtype or value.shape is None or len(value.shape) != x.rank:
+            raise TypeInferenceError(f"the model's input {value.name!r} is {value.dtype}{value.shape}, given is {x}")
+        for d, have in zip(value.shape, x.shape, strict=True):
+            size = d if isinstance(d, int) else open_sizes.setdefault(str(d.value), have) if d.value else have
+            cx.require(have, "==", size, f"a size of the model's input {value.name!r}")
+        tracer.env[value] = x
+    tracer.run(model.graph)
+    return [tracer.value(value, "graph output") for value in model.graph.outputs]
 
 
 class _Tracer:

@@ -36,6 +36,9 @@ class Lowered:
     known: frozenset[str] = frozenset()  # sizes that follow from the inputs
     lead: int = 0  # instructions that compute them, at the beginning
     over: dict[str, frozenset[str]] = field(default_factory=dict)  # see places.Over
+    counted: set[str] = field(default_factory=set)  # buffers that values, functions or results of functions may keep
+    functions: list[Lowered] = field(default_factory=list)  # of the Program, each with its `function`
+    function: P.Function | None = None  # its head: the code is the program's
     twins: dict[tuple[int, bytes], list[str]] = field(default_factory=dict)  # size and first bytes -> names of constants
 
     def constant(self, array: np.ndarray, fresh: Callable[[str], str]) -> str:

@@ -13,7 +13,7 @@ from hasten.kernels.expr import Expr
 from hasten.kernels.spec import KernelSpec
 
 if TYPE_CHECKING:
-    from hasten.lower.trace import Tensor, Value
+    from hasten.lower.trace import Datum, Tensor, Value
 
 Index = tuple[DimLike, ...]
 Shape = tuple[DimLike, ...]
@@ -144,15 +144,59 @@ class Block:
         return self.first < t.order < self.last
 
 
+@dataclass(frozen=True, eq=False)
+class Tagged:
+    """A condition: whether `value` is of the variant with this tag."""
+
+    value: Datum
+    tag: int
+
+
+@dataclass(eq=False)
+class Step:
+    """One instruction over tensors in memory and values of data types. It takes `operands`, and after them the integers `sizes`; it gives
+    `results`, and after them the integers `defines` (names of symbols)."""
+
+    operands: list[Value]
+    sizes: list[DimLike] = field(default_factory=list)
+    results: list[Value] = field(default_factory=list)
+    defines: list[str] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Pack(Step):
+    """A new value of the variant `tag`; the operands are its fields."""
+
+    tag: int = 0
+
+
+@dataclass(eq=False)
+class Unpack(Step):
+    """The fields of a value, the only operand."""
+
+
+@dataclass(eq=False)
+class Invoke(Step):
+    """A call of a function of the Program. `tail`: the last thing that the caller does; it gives nothing then."""
+
+    function: str = ""
+    tail: bool = False
+
+
+@dataclass(eq=False)
+class Return(Step):
+    """The end of a function, which gives the operands."""
+
+
 @dataclass(eq=False)
 class Branch:
-    """If: `condition` (a tensor of one element); one block per side gives the results. Sizes of results that differ between the sides are
-    the symbols in `sizes`: for each result, {axis: symbol}."""
+    """If: `condition` (a tensor of one element, or a question for a variant); one block per side gives the results. Sizes of results that
+    differ between the sides are the symbols in `sizes`: for each result, {axis: symbol}."""
 
-    condition: Tensor
+    condition: Tensor | Tagged
     then: Block
     other: Block
-    results: list[Tensor] = field(default_factory=list)
+    results: list[Value] = field(default_factory=list)
     sizes: list[dict[int, str]] = field(default_factory=list)
 
 
@@ -161,9 +205,9 @@ class Carried:
     """A value that goes from round to round: its first value, how the body sees it, what the body makes of it; `sizes`: {axis: symbol} of
     sizes that may change from round to round."""
 
-    first: Tensor
-    seen: Tensor
-    next: Tensor
+    first: Value
+    seen: Value
+    next: Value
     sizes: dict[int, str]
 
 
@@ -181,7 +225,7 @@ class Loop:
     carried: list[Carried]
     stacked: list[Tensor]
     count: str | None
-    results: list[Tensor] = field(default_factory=list)
+    results: list[Value] = field(default_factory=list)
 
 
-Origin = Source | Const | Map | View | Concat | Woven | Nest | Kernel | HostCall | Branch | Loop
+Origin = Source | Const | Map | View | Concat | Woven | Nest | Kernel | HostCall | Branch | Loop | Step

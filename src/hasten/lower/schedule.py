@@ -146,6 +146,7 @@ class Schedule:
         yield from self._direct(t)
         o = t.origin
         loops = (*o.outer, *o.inner) if isinstance(o, T.Nest) else tuple(o.spec.dims(o).values()) if isinstance(o, T.Kernel) else ()
+        loops = tuple(o.sizes) if isinstance(o, T.Step) else loops
         for d in (*t.shape, *loops):
             yield from self.sizes(d)
         if isinstance(o, (T.Map, T.View, T.Nest)) and self.cx.defined:
@@ -160,6 +161,8 @@ class Schedule:
                 u = self.cx.defined[name][0]
                 self._force(u)
                 yield u
+            elif name in self.cx.makers:
+                yield self.cx.makers[name]  # type: ignore[misc]
 
     def _direct(self, t: Tensor) -> list[Tensor]:
         o = t.origin
@@ -173,7 +176,7 @@ class Schedule:
                 else:
                     self._lay_out(u)
             return [self._behind(u) for u in o.operands]
-        if isinstance(o, T.HostCall):
+        if isinstance(o, (T.HostCall, T.Step)):
             for value in o.operands:
                 if isinstance(value, Tensor):
                     self._force(value)
@@ -190,10 +193,12 @@ class Schedule:
     def _control(self, o: T.Branch | T.Loop) -> list[Tensor]:
         """What control flow needs of this block: its operands, and what its blocks use from outside."""
         if isinstance(o, T.Branch):
-            found, blocks = [o.condition], [o.then, o.other]
+            asked = o.condition.value if isinstance(o.condition, T.Tagged) else o.condition
+            found: list[Tensor] = [asked]  # type: ignore[list-item]
+            blocks = [o.then, o.other]
             wanted = {id(o.then): o.then.values, id(o.other): o.other.values}
         else:
-            found = [c.first for c in o.carried] + ([o.start] if o.start is not None else [])
+            found = [*(c.first for c in o.carried), *([o.start] if o.start is not None else [])]  # type: ignore[list-item]
             blocks = [o.body]
             wanted = {id(o.body): [*(c.next for c in o.carried), *o.stacked, *([o.go_on] if o.go_on is not None else [])]}
         for u in found:

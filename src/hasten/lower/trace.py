@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,15 +38,21 @@ from hasten.lower.origins import (
     Const,
     HostCall,
     Index,
+    Invoke,
     Kernel,
     Loop,
     Map,
     Nest,
     Origin,
+    Pack,
+    Return,
     Shape,
     Source,
     Stage,
+    Step,
+    Tagged,
     Through,
+    Unpack,
     View,
     Woven,
 )
@@ -73,6 +80,18 @@ class Object:
 
     def __repr__(self) -> str:
         return f"<{self.kind}>"
+
+
+class Datum(Object):
+    """A value of an algebraic data type (`family`, see base.types); unlike other objects native code has them. `END` instead of a family: nothing,
+    the end of a function (`Return`, or what comes to that)."""
+
+    def __init__(self, family: Any, origin: Origin):
+        super().__init__(getattr(family, "__name__", str(family)), origin)  # type: ignore[arg-type]
+        self.family = family
+
+
+END = "end"
 
 
 class Tensor:
@@ -124,6 +143,7 @@ class Context:
         self.defined: dict[str, tuple[Tensor, int, int]] = {}  # size symbols read at run time: tensor, element, sign
         self.aliases: dict[str, DimLike] = {}  # names of long sizes
         self.alias_of: dict[DimLike, str] = {}
+        self.makers: dict[str, Value] = {}  # size symbols that steps define: one of the step's results
         self.joined: dict[str, int] = {}  # size symbols that host ops and control flow define, with the order of their making
         self.assumed: dict[str, bool] = {}  # nodes whose condition is assumed to hold, or not to
         self.checks: list[Check] = []
@@ -574,12 +594,24 @@ def _divides(a: DimLike, b: DimLike) -> bool:
     return isinstance(rest, int) and rest == 0
 
 
+@dataclass
+class TracedFunction:
+    """A function of the Program: its parameters (tensors and values of data types, then the integers `sizes`), and how it ends: see END."""
+
+    name: str
+    cx: Context
+    params: list[Value]
+    sizes: list[str]
+    end: Datum
+
+
 def numel(shape: Iterable[DimLike]) -> DimLike:
     return D.product(list(shape))
 
 
 __all__ = [  # with the origins: what reads a trace needs no second import
-    "Block", "Branch", "Carried", "Check", "Concat", "Const", "Context", "HostCall", "Index", "Kernel", "Loop",
-    "Map", "Nest", "Object", "Origin", "Shape", "Source", "Stage", "Tensor", "Through", "Value", "View", "Woven",
+    "END", "Block", "Branch", "Carried", "Check", "Concat", "Const", "Context", "Datum", "HostCall", "Index", "Invoke", "Kernel", "Loop",
+    "Map", "Nest", "Object", "Origin", "Pack", "Return", "Shape", "Source", "Stage", "Step", "Tagged", "Tensor", "Through", "TracedFunction",
+    "Unpack", "Value", "View", "Woven",
     "numel",
 ]

@@ -10,7 +10,7 @@ from hasten.base import dims as D
 from hasten.base.dims import DimLike
 from hasten.base.errors import TypeInferenceError
 from hasten.kernels import expr as E
-from hasten.lower.trace import Block, Branch, Carried, Context, Loop, Source, Tensor, Value
+from hasten.lower.trace import Block, Branch, Carried, Context, Datum, Loop, Source, Tagged, Tensor, Value
 from hasten.ops.registry import Node, NoNative, operator
 from hasten.ops.shape import insert_axes
 
@@ -30,8 +30,17 @@ def if_node(cx: Context, node: Node, condition: Tensor) -> list[Value]:
     then, other = (node.trace_subgraph(node.attr(side), []) for side in ("then_branch", "else_branch"))
     if any(isinstance(a, Tensor) and isinstance(b, Tensor) and a.rank != b.rank for a, b in zip(then.values, other.values, strict=True)):
         return _assume(cx, node, condition, then, other)
+    return joined(cx, condition, then, other)
+
+
+def joined(cx: Context, condition: Tensor | Tagged, then: Block, other: Block) -> list[Value]:
+    """The values of either block. Raises NoNative where two have no common type."""
     branch = Branch(condition, then, other)
     for a, b in zip(then.values, other.values, strict=True):
+        if isinstance(a, Datum) and isinstance(b, Datum) and a.family is b.family:
+            branch.results.append(Datum(a.family, branch))
+            branch.sizes.append({})
+            continue
         if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.rank != b.rank or a.dtype != b.dtype:
             raise NoNative(f"the branches give {a} and {b}, which have no common type")
         shape, sizes = _joined(cx, a.shape, b.shape, (then, other))
@@ -70,21 +79,21 @@ def _inner(cx: Context, d: DimLike, blocks: Sequence[Block]) -> bool:
 
 
 @operator("Loop")
-def loop_node(cx: Context, node: Node, trips: Tensor | None = None, start: Tensor | None = None, *first: Tensor) -> list[Value]:
+def loop_node(cx: Context, node: Node, trips: Tensor | None = None, start: Tensor | None = None, *first: Value) -> list[Value]:
     graph = node.attr("body")
     limit: DimLike | None = cx.read_ints(trips)[0] if trips is not None else None
     if isinstance(limit, int) and limit >= UNBOUNDED:
         limit = None
-    if any(not isinstance(x, Tensor) for x in first):
+    if any(not isinstance(x, (Tensor, Datum)) for x in first):
         return _unrolled(cx, node, limit, start, list(first))
     round_name = cx.fresh("i")
 
-    def inputs(seen: list[Tensor]) -> list[Value]:
+    def inputs(seen: list[Value]) -> list[Value]:
         number = cx.map((), "int64", lambda i: E.index(D.symbol(round_name)))
         going = cx.map((), "bool", lambda i: E.const(True, "bool"))
         return [number, going, *seen]
 
-    body, carried = _trace_body(cx, node, graph, list(first), inputs, 1)
+    body, carried = _trace_body(cx, node, graph, first, inputs, 1)
     go_on = body.values[0]
     assert isinstance(go_on, Tensor)
     always = _always(cx, go_on) and (start is None or _always(cx, start))
@@ -124,18 +133,19 @@ def _tensor(v: Value) -> Tensor:
     return v
 
 
-def _trace_body(cx: Context, node: Node, graph: object, first: list[Tensor], inputs: object, skip: int) -> tuple[Block, list[Carried]]:
+def _trace_body(cx: Context, node: Node, graph: object, first: Sequence[Value], inputs: object, skip: int) -> tuple[Block, list[Carried]]:
     """Trace the body until the sizes of carried values are the same before and after it; sizes that change become symbols."""
     assert node.trace_subgraph is not None
     sizes: list[dict[int, str]] = [{} for _ in first]
     for _ in range(ATTEMPTS):
-        seen = [Tensor(cx, x.dtype, [D.symbol(s[k]) if k in s else d for k, d in enumerate(x.shape)], Source(cx.fresh("carried")))
-                for x, s in zip(first, sizes, strict=True)]  # fmt: skip
+        seen = [_seen(cx, x, s) for x, s in zip(first, sizes, strict=True)]
         block = node.trace_subgraph(graph, lambda seen=seen: inputs(seen))  # type: ignore[operator]
         after = block.values[skip : skip + len(first)]
         changed = False
         for before, now, names in zip(seen, after, sizes, strict=True):
-            if not isinstance(now, Tensor) or now.rank != before.rank:
+            if isinstance(before, Datum) and isinstance(now, Datum) and before.family is now.family:
+                continue
+            if not isinstance(now, Tensor) or not isinstance(before, Tensor) or now.rank != before.rank:
                 raise NoNative(f"{node}: a carried value changes its rank from {before} to {now}")
             if now.dtype != before.dtype:
                 raise TypeInferenceError(f"{node}: a carried value changes its type from {before} to {now}")
@@ -149,6 +159,15 @@ def _trace_body(cx: Context, node: Node, graph: object, first: list[Tensor], inp
     raise NoNative(f"{node}: the sizes of carried values don't settle")
 
 
+def _seen(cx: Context, first: Value, sizes: dict[int, str]) -> Value:
+    """A carried value as the body sees it."""
+    if isinstance(first, Datum):
+        return Datum(first.family, Source(cx.fresh("carried")))
+    assert isinstance(first, Tensor)
+    shape = [D.symbol(sizes[k]) if k in sizes else d for k, d in enumerate(first.shape)]
+    return Tensor(cx, first.dtype, shape, Source(cx.fresh("carried")))
+
+
 def _loop(cx: Context, trips: DimLike | None, start: Tensor | None, go_on: Tensor | None, round_name: str, body: Block, carried: list[Carried],
           stacked: list[Tensor]) -> list[Value]:  # fmt: skip
     fixed = trips is not None and go_on is None
@@ -156,6 +175,10 @@ def _loop(cx: Context, trips: DimLike | None, start: Tensor | None, go_on: Tenso
     rounds: DimLike = D.maximum(trips, 0) if fixed else D.symbol(count)  # type: ignore[arg-type]
     loop = Loop(trips, start, go_on, round_name, body, carried, stacked, count)
     for c in carried:
+        if isinstance(c.first, Datum):
+            loop.results.append(Datum(c.first.family, loop))
+            continue
+        assert isinstance(c.first, Tensor)
         shape = [D.symbol(cx.unknown()) if k in c.sizes else d for k, d in enumerate(c.first.shape)]
         loop.results.append(Tensor(cx, c.first.dtype, shape, loop))
     for t in stacked:
@@ -182,7 +205,7 @@ def scan_node(cx: Context, node: Node, *values: Tensor) -> list[Value]:
         cx.require(x.shape[a], "==", length, f"{node}: scanned sizes agree")
     name = cx.fresh("i")
 
-    def inputs(seen: list[Tensor]) -> list[Value]:
+    def inputs(seen: list[Value]) -> list[Value]:
         at = D.symbol(name, length)
         slices = [_slice(cx, x, a, length - 1 - at if b else at) for x, a, b in zip(scanned, axes, backwards, strict=True)]
         return [*seen, *slices]
