@@ -32,7 +32,7 @@ class DepthwiseProblem:
     channel c // multiplier.
 
     ow: output width where known (chooses blocks that fit). pixel_stride: xs_x where known. Channels of a pixel are
-    contiguous.
+    contiguous. bordered: the rows have their padding in memory, so that all columns of all taps exist.
     """
 
     channels: int
@@ -42,6 +42,7 @@ class DepthwiseProblem:
     dilations: tuple[int, int] = (1, 1)
     ow: int | None = None
     pixel_stride: int | None = None
+    bordered: bool = False
 
     @property
     def outputs(self) -> int:
@@ -101,7 +102,7 @@ def emit_depthwise(
     f: Function, problem: DepthwiseProblem, isa: Isa, arg: Mapping[str, V], thread: V, threads: V, sink: Sink
 ) -> None:
     """Emit the convolution into `f`, whose argument words are loaded as arg[name]. The sink sees indices n, y, x, c."""
-    _Depthwise(f, problem, isa, arg, sink).emit(thread, threads)
+    Depthwise(f, problem, isa, arg, sink).emit(thread, threads)
 
 
 def _block_pixels(problem: DepthwiseProblem, isa: Isa) -> int:
@@ -112,16 +113,17 @@ def _block_pixels(problem: DepthwiseProblem, isa: Isa) -> int:
     """
     most = 10 if problem.strides[1] == 1 else 8 if isa.registers >= 32 else 6
     reach = (problem.kernel[1] - 1) * problem.dilations[1]
-    inner = (problem.ow or 0) - (reach // problem.strides[1] if problem.ow else 0)
+    inner = (problem.ow or 0) - (reach // problem.strides[1] if problem.ow and not problem.bordered else 0)
     if inner < 2:
         return most // 2
     return max(range(2, most + 1), key=lambda p: (inner // p * p * (1 - 0.5 / p), p))
 
 
 @dataclass
-class _Row:
+class Row:
     """One output row: its indices, the pointer to tap row 0 (column -pad_left), bytes between tap rows, valid taps
-    [first, stop).
+    [first, stop). `ring`: tap row 0 is number ring[0] of ring[1] rows, the first of which `source` points to; the row
+    behind the last one is the first.
     """
 
     where: dict[str, V]
@@ -129,9 +131,20 @@ class _Row:
     tap_bytes: V
     first: V
     stop: V
+    ring: tuple[V, V] | None = None
+
+    def line(self, f: Function, place: V, ky: V) -> V:
+        """The address in tap row ky of what lies at `place` in the row of `source`."""
+        if self.ring is None:
+            return f.offset(place, ky * self.tap_bytes)
+        number = self.ring[0] + ky
+        number = f.select(number >= self.ring[1], number - self.ring[1], number)
+        return f.offset(place, number * self.tap_bytes)
 
 
-class _Depthwise:
+class Depthwise:
+    """The kernel's parts: `emit` is all of it; `taps`, `row` and `bordered_row` serve kernels that take its rows in their own order."""
+
     def __init__(self, f: Function, problem: DepthwiseProblem, isa: Isa, arg: Mapping[str, V], sink: Sink):
         self.f, self.problem, self.isa, self.arg, self.sink = f, problem, isa, arg, sink
         self.lanes = depthwise_lanes(problem, isa)
@@ -149,29 +162,62 @@ class _Depthwise:
 
     def emit(self, thread: V, threads: V) -> None:
         """This thread's rows of all images x vectors of channels."""
-        f, arg, p = self.f, self.arg, self.problem
+        f, arg = self.f, self.arg
         vectors = f.const("i64", self.vectors)
         rows, channels = tile.split_work(f, thread, threads, arg["n"] * arg["oh"], vectors)
-        (kh, kw), (sy, sx), (dy, dx) = p.kernel, p.strides, p.dilations
-        inner = (
-            f.smax((arg["pad_left"] + (sx - 1)) / sx, 0),
-            (arg["w"] + (arg["pad_left"] - (kw - 1) * dx + sx - 1)) / sx,
-        )
         chunk = self._chunk(channels[1] - channels[0])
         with f.loop(channels[0], channels[1], chunk) as v, f.loop(rows[0], rows[1]) as r:
             here = v, f.smin(v + chunk, channels[1])
             image = r / arg["oh"]
             y = r - image * arg["oh"]
-            top = y * sy - arg["pad_top"]
-            first = f.smax((dy - 1 - top) / dy, 0)
-            stop = f.smin(f.smax((arg["h"] - top + (dy - 1)) / dy, 0), kh)
-            x = f.at(arg["x"], image * arg["xs_n"] + top * arg["xs_y"], FLOAT)
-            tap_bytes = arg["xs_y"] * (dy * FLOAT)
-            if p.multiplier > 1:
-                x, tap_bytes = self._repeat_channels(x, tap_bytes, first, stop)
-            source = f.offset(x, arg["pad_left"] * self.pixel * -1)
-            row = _Row({"n": image, "y": y}, source, tap_bytes, first, f.smax(stop, first))
-            self._row(row, inner, here)
+            self.row(image, y, {"n": image, "y": y}, here)
+
+    def taps(self, y: V) -> tuple[V, V, V]:
+        """Of output row y: the input row of its first tap (which may lie outside the image), the first valid tap and the one behind
+        the last.
+        """
+        f, p = self.f, self.problem
+        dy = p.dilations[0]
+        top = y * p.strides[0] - self.arg["pad_top"]
+        first = f.smax((dy - 1 - top) / dy, 0)
+        stop = f.smin(f.smax((self.arg["h"] - top + (dy - 1)) / dy, 0), p.kernel[0])
+        return top, first, f.smax(stop, first)
+
+    def row(self, image: V, y: V, where: dict[str, V], channels: tuple[V, V]) -> None:
+        """Output row y of an image that is read in place, vectors [channels[0], channels[1]) of channels."""
+        f, arg, p = self.f, self.arg, self.problem
+        kw, sx, dx = p.kernel[1], p.strides[1], p.dilations[1]
+        top, first, stop = self.taps(y)
+        x = f.at(arg["x"], image * arg["xs_n"] + top * arg["xs_y"], FLOAT)
+        tap_bytes = arg["xs_y"] * (p.dilations[0] * FLOAT)
+        if p.multiplier > 1:
+            x, tap_bytes = self._repeat_channels(x, tap_bytes, first, stop)
+        source = f.offset(x, arg["pad_left"] * self.pixel * -1)
+        inner = (
+            f.smax((arg["pad_left"] + (sx - 1)) / sx, 0),
+            (arg["w"] + (arg["pad_left"] - (kw - 1) * dx + sx - 1)) / sx,
+        )
+        self._row(Row(where, source, tap_bytes, first, stop), inner, channels)
+
+    def bordered_row(self, row: Row) -> None:
+        """All channels of an output row whose taps' columns all exist in memory, with whole vectors of channels."""
+        f, ow = self.f, self.problem.ow
+        size = f.coerce(ow if ow is not None else self.arg["ow"], "i64")
+        rest = 1 if ow is None else ow % self.pixels
+        blocked = size - size % self.pixels
+        with f.loop(0, blocked, self.pixels) as x:
+            self._blocks(row, x, self.pixels)
+        if rest:
+            with f.loop(blocked, size, rest) as x:
+                self._blocks(row, x, rest)
+
+    def _blocks(self, row: Row, x: V, pixels: int) -> None:
+        f, whole = self.f, self.problem.outputs // self.lanes
+        with f.loop(0, whole) as v:
+            self._block(row, x, v, pixels)
+        if self.ragged:
+            mask = f.iota("i32", self.lanes) < f.const("i32", self.problem.outputs - whole * self.lanes)
+            self._block(row, x, f.const("i64", whole), pixels, mask)
 
     def _chunk(self, vectors: V) -> V:
         """Vectors of channels taken through all rows before the next ones.
@@ -197,7 +243,7 @@ class _Depthwise:
                 f.store(value, f.offset(target, j * FLOAT))
         return arg["scratch"], row_bytes
 
-    def _row(self, row: _Row, inner: tuple[V, V], channels: tuple[V, V]) -> None:
+    def _row(self, row: Row, inner: tuple[V, V], channels: tuple[V, V]) -> None:
         """All outputs of a row: blocks where their taps lie within it, single outputs elsewhere."""
         f, ow = self.f, self.arg["ow"]
         whole = f.smin(channels[1], self.problem.outputs // self.lanes) if self.ragged else channels[1]
@@ -211,7 +257,7 @@ class _Depthwise:
             done = f.label("done")
             with f.when((x >= inner[0]) & (x + self.pixels <= f.smin(inner[1], ow))):
                 with f.loop(channels[0], whole) as v:
-                    self._block(row, x, v)
+                    self._block(row, x, v, self.pixels)
                 end.set(x + self.pixels)
                 first_vector.set(whole)
                 if not self.ragged:
@@ -222,31 +268,31 @@ class _Depthwise:
                 self._single(row, single, first_vector.get(), channels[1])
             f.place(done)
 
-    def _block(self, row: _Row, x: V, v: V) -> None:
+    def _block(self, row: Row, x: V, v: V, pixels: int, mask: V | None = None) -> None:
         """`pixels` outputs from x on, one vector of channels; inputs are loaded once for all of them."""
         f, p = self.f, self.problem
         kw, sx, dx = p.kernel[1], p.strides[1], p.dilations[1]
-        sums = [f.var(self.type, 0.0) for _ in range(self.pixels)]
+        sums = [f.var(self.type, 0.0) for _ in range(pixels)]
         source = f.at(f.offset(row.source, x * (self.pixel * sx)), v, self.lanes * FLOAT)
         weights = f.at(self.arg["weights"], v, self.lanes * FLOAT)
         uses: dict[int, list[tuple[int, int]]] = {}
-        for pixel in range(self.pixels):
+        for pixel in range(pixels):
             for kx in range(kw):
                 uses.setdefault(pixel * sx + kx * dx, []).append((pixel, kx))
         with f.loop(row.first, row.stop) as ky:
-            line = f.offset(source, ky * row.tap_bytes)
+            line = row.line(f, source, ky)
             w_line = f.at(weights, ky, kw * self.tap_weights)
             taps = [f.load(self.type, f.offset(w_line, kx * self.tap_weights)) for kx in range(kw)]
             for column in sorted(uses):
                 value = f.load(self.type, self._column(line, column))
                 for pixel, kx in uses[column]:
                     sums[pixel].set(f.fma(value, taps[kx], sums[pixel].get()))
-        self._give(row, x, v, sums, None)
+        self._give(row, x, v, sums, mask)
 
     def _column(self, line: V, column: int) -> V:
         return self.f.offset(line, self.pixel * column if column else 0)
 
-    def _single(self, row: _Row, x: V, first: V, stop: V) -> None:
+    def _single(self, row: Row, x: V, first: V, stop: V) -> None:
         """One output whose taps may lie outside the row, vectors [first, stop) of channels."""
         f, p, arg = self.f, self.problem, self.arg
         kw, sx, dx = p.kernel[1], p.strides[1], p.dilations[1]
@@ -260,7 +306,7 @@ class _Depthwise:
             mask = f.iota("i32", self.lanes) < f.cast(p.outputs - v * self.lanes, "i32") if self.ragged else None
             self._edge(row, x, v, 1, taps, mask)
 
-    def _edge(self, row: _Row, x: V, v: V, vectors: int, taps: tuple[V, V], mask: V | None) -> None:
+    def _edge(self, row: Row, x: V, v: V, vectors: int, taps: tuple[V, V], mask: V | None) -> None:
         """One output of `vectors` vectors of channels from v on: the taps [taps[0], taps[1]) of each row."""
         f, p = self.f, self.problem
         sums = [f.var(self.type, 0.0) for _ in range(vectors)]
@@ -278,7 +324,7 @@ class _Depthwise:
         for i, total in enumerate(sums):
             self._give(row, x, v + i if i else v, [total], mask)
 
-    def _give(self, row: _Row, x: V, v: V, sums: list[Var], mask: V | None) -> None:
+    def _give(self, row: Row, x: V, v: V, sums: list[Var], mask: V | None) -> None:
         column = v * self.lanes
         hook = getattr(self.sink, "begin", None)
         if hook is not None:

@@ -15,7 +15,7 @@ A spec is a frozen description of one call: it knows the integers the kernel nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from hasten.codegen.isa import Isa
 
 Sink = Callable[[Function, V, dict[str, V], int, "V | None"], None]
+Middle = Callable[[Function, V, dict[str, V], int, "V | None"], V]
 
 
 @dataclass
 class Emission:
-    """Everything `KernelSpec.emit` works with. `sink(f, value, where, lanes, mask)`: see `KernelSpec.accumulates`."""
+    """Everything `KernelSpec.emit` works with. `sink(f, value, where, lanes, mask)`: see `KernelSpec.accumulates`. `middles`: of a kernel that
+    does the work of several, what is done elementwise between them: they take what a sink takes and give the values that the next part reads."""
 
     f: Function
     isa: Isa
@@ -41,6 +43,7 @@ class Emission:
     threads: V
     sink: Sink | None = None
     call: Any = None  # what `dims` gets: .operands, .results, .strides
+    middles: Sequence[Middle] = ()
 
     def fail(self, status: int) -> None:
         """Report a status (vm.program.STATUS_*); the kernel goes on and must stay within its memory."""

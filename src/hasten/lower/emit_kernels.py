@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hasten.base import dims as D
@@ -58,6 +59,26 @@ class Sink:
         return store
 
 
+@dataclass
+class Middle:
+    """Elementwise work between two kernels that are computed as one: `value` is an Expr of the first one's sums, whose axes are `axes` and
+    whose lanes run along `lane`."""
+
+    value: Expr
+    axes: tuple[str, ...]
+    lane: str
+    account: Account
+
+    def into(self, args: Arguments) -> kernel_spec.Middle:
+        """What the kernel calls, having these arguments."""
+
+        def values(f: Function, acc: V, where: dict[str, V], lanes: int, mask: V | None) -> V:
+            env = {f"o${a}": where[a] for a in self.axes}
+            return f.splat(Emitter(args, env, f"o${self.lane}", lanes, mask, {"acc": acc}).emit(self.value), lanes)
+
+        return values
+
+
 def emit_kernel(e: Emission, o: T.Kernel) -> None:
     """A kernel that stores its results itself (row-major)."""
     operands = [e.operand(u, o.spec.wants(k)) for k, u in enumerate(o.operands)]
@@ -67,11 +88,12 @@ def emit_kernel(e: Emission, o: T.Kernel) -> None:
 
 def emit_sink_kernel(e: Emission, last: Tensor, root: Tensor, own_of: Inverse) -> None:
     """A kernel that hands its elements to a sink: the epilogue up to `last` and the store are emitted there."""
-    o = root.origin
+    joined = e.schedule.joined.get(id(root))
+    o = root.origin if joined is None else joined.kernel
     assert isinstance(o, T.Kernel)
     spec = o.spec
-    idx = tuple(D.symbol(f"o${a}", n) for a, n in zip(spec.axes, root.shape, strict=True))
-    value, own = epilogue(e, last, root, own_of, idx, E.param("acc", dtypes.compute_type(root.dtype)))
+    idx = _indices(spec, root)
+    value, own = epilogue(e, last, root, own_of, idx, _sums(root))
     lane = idx[spec.axes.index(spec.lane_axis)]
     order = list(range(last.rank))
     if lane in own and id(last) not in e.schedule.plain:
@@ -84,11 +106,35 @@ def emit_sink_kernel(e: Emission, last: Tensor, root: Tensor, own_of: Inverse) -
     target = e.allocate(last, order)
     sink = Sink(resolved, last.dtype, target, flat_offset(target, own))
     loops = [(str(i), n) for i, n in zip(idx, root.shape, strict=True)]
-    e.written_over(target, replaceable([resolved], last.dtype, sink.offset, loops) - {b.name for b in operands})
-    _spec_call(e, o, operands, [], sink, last, accounts.of_nest(loops, (), (), [(value, last.dtype)], False, e.held))
+    between = [_middle(e, *pair) for pair in joined.middles] if joined else []
+    read = {n.source for m in between for n in E.walk(m.value) if n.kind == "load"}
+    over = replaceable([resolved], last.dtype, sink.offset, loops) - {b.name for b in operands} - read
+    e.written_over(target, over)
+    rest = sum((m.account for m in between), accounts.of_nest(loops, (), (), [(value, last.dtype)], False, e.held))
+    _spec_call(e, o, operands, [], sink, last, rest, between)
 
 
-def _spec_call(e: Emission, o: T.Kernel, operands: list[Buffer], results: list[Buffer], sink: Sink | None, t: Tensor, rest: Account) -> None:
+def _middle(e: Emission, between: Tensor, source: Tensor) -> Middle:
+    """What `between` is, of the sums of the kernel of `source` (see lower.joining)."""
+    assert isinstance(source.origin, T.Kernel)
+    spec = source.origin.spec
+    idx = _indices(spec, source)
+    value, _ = epilogue(e, between, source, lambda i: i, idx, _sums(source))
+    loops = [(str(i), n) for i, n in zip(idx, source.shape, strict=True)]
+    account = accounts.of_nest(loops, (), (), [(value, between.dtype)], False, e.held)
+    return Middle(resolve(e, value, {}), spec.axes, spec.lane_axis, replace(account, written=0))
+
+
+def _indices(spec: kernel_spec.KernelSpec, root: Tensor) -> tuple[DimLike, ...]:
+    return tuple(D.symbol(f"o${a}", n) for a, n in zip(spec.axes, root.shape, strict=True))
+
+
+def _sums(root: Tensor) -> Expr:
+    return E.param("acc", dtypes.compute_type(root.dtype))
+
+
+def _spec_call(e: Emission, o: T.Kernel, operands: list[Buffer], results: list[Buffer], sink: Sink | None, t: Tensor, rest: Account,
+               between: Sequence[Middle] = ()) -> None:  # fmt: skip
     """`rest`: what there is to account for besides the kernel's operands and operations."""
     spec = o.spec
     call = SpecCall(o.operands, o.results, [b.strides for b in operands])
@@ -105,7 +151,8 @@ def _spec_call(e: Emission, o: T.Kernel, operands: list[Buffer], results: list[B
         part = D.ceildiv(scratch, 64) * 64
         e.lowered.temporaries[name] = Temporary(name, part * THREADS)
         arg["scratch"] = f.offset(args.pointer(name), args.integer(part) * f.args[1])
-    spec.emit(kernel_spec.Emission(f, e.isa, arg, f.args[1], f.args[2], None if sink is None else sink.into(args, spec.lane_axis), call))
+    store = None if sink is None else sink.into(args, spec.lane_axis)
+    spec.emit(kernel_spec.Emission(f, e.isa, arg, f.args[1], f.args[2], store, call, [m.into(args) for m in between]))
     f.ret()
     f._allocas.extend(args.prologue)
     info = spec.describe()

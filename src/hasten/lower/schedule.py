@@ -4,6 +4,7 @@ Contract: `Schedule(traced)` looks at the trace and decides, without changing an
     realized   tensors with memory of their own, in the order in which they are computed
     inlined    Maps and Views evaluated inside whatever reads them (prologue fusion)
     absorbed   a kernel's or reduction's result T whose elementwise successors are computed in its epilogue: `fused[last] = Fusion(T, own)`
+    joined     kernels that are computed as one (lower.joining): `joined[result of the last one] = Joined(kernel, tensors between)`
 Rules: what is cheap or read once is inlined; what would be computed repeatedly and isn't cheap, or must lie in memory (operands of hand-written
 kernels, outputs, sizes read at run time), is realized.
 """
@@ -19,6 +20,7 @@ from hasten.kernels import expr as E
 from hasten.kernels.expr import Expr
 from hasten.lower import trace as T
 from hasten.lower.formats import Buffer, row_major, seen_through
+from hasten.lower.joining import Joined, join
 from hasten.lower.trace import Block, Context, Tensor
 
 CHEAP = 6  # cycles a vector below which computing again beats storing, where memory isn't read twice
@@ -66,6 +68,7 @@ class Schedule:
     realized: set[int] = field(default_factory=set)
     fused: dict[int, Fusion] = field(default_factory=dict)
     absorbed: set[int] = field(default_factory=set)
+    joined: dict[int, Joined] = field(default_factory=dict)
     plain: set[int] = field(default_factory=set)  # must be row-major
     cost: dict[int, int] = field(default_factory=dict)
     depth: dict[int, int] = field(default_factory=dict)
@@ -78,6 +81,8 @@ class Schedule:
         for t in self.order:
             if self._is_root(t):
                 self._grow(t)
+        for t in self.order:
+            join(self, t)
         return self
 
     def inline(self, t: Tensor) -> bool:
