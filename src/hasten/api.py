@@ -62,6 +62,11 @@ class CompiledModel:
         return self._report
 
     @property
+    def driver(self) -> Model:
+        """What runs the Program, for tools that look at runs."""
+        return self._model
+
+    @property
     def threads(self) -> int:
         """Most threads that a call uses."""
         return self._model.threads

@@ -13,12 +13,13 @@ from hasten.cli import options as o
 if TYPE_CHECKING:
     from hasten import CompiledModel
     from hasten.profile import KernelTime, Placed, Profile, Roofline
+    from hasten.profile.instructions import InstructionTime
 
 BAR = 16  # characters of the longest bar
 FIRST_LOOK = 3  # kernels named as the ones to look at first
 KINDS = 5  # kinds of kernels that the summary names
 DISTURBED = 1.3  # times the least call from which on a typical one is told to be disturbed
-NAMES, OPS = 34, 28  # characters of a node's name, and of its operators, that are shown
+NAMES, OPS, TEXT = 34, 28, 80  # characters of a node's name, of its operators, and of an instruction that are shown
 
 
 def profile_model(
@@ -36,6 +37,10 @@ def profile_model(
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE", help="Write a typical run as a Chrome trace (chrome://tracing, Perfetto).")
     ] = None,
+    instructions: Annotated[
+        bool, typer.Option("--instructions", help="Also the instructions of the Program, the slowest first: what is around the kernels.")
+    ] = False,
+    flame: Annotated[Path | None, typer.Option("--flame", metavar="FILE", help="Write the time by instruction as a picture (.svg).")] = None,
     measure_peaks: Annotated[bool, typer.Option("--measure-peaks", help="Measure the machine's peaks again.")] = False,
     inputs: o.InputOption = None,
     dims: o.DimOption = None,
@@ -58,12 +63,14 @@ def profile_model(
     With --roofline also operations, bytes, rates, the share of what this machine can do, and where time could be saved.
     Inputs that are not given are random.
     """
+    from hasten.base.errors import InputError
     from hasten.cli.console import note, print_json
     from hasten.cli.feeds import make_feeds, tensor_inputs
     from hasten.cli.files import replacing
     from hasten.cli.models import CompileOptions, open_model
     from hasten.cli.pictures import PictureOptions
     from hasten.profile import Roofline, machine_peaks, record
+    from hasten.profile import flame as picture
     from hasten.profile.page import page
     from hasten.profile.trace import chrome_trace
 
@@ -72,6 +79,8 @@ def profile_model(
     feeds = make_feeds(tensor_inputs(compiled), inputs or (), dims or (), pictures=pictures, seed=seed, default="random")
     for remark in feeds.remarks:
         note(remark)
+    if flame is not None and compiled.report().host_ops:
+        raise InputError(f"--flame: {model.name} has host operators, so its instructions cannot be timed.")
     found = record(compiled, feeds.arrays, rounds=rounds, seconds=seconds)
     roofs = None
     if roofline or html or measure_peaks:
@@ -79,6 +88,8 @@ def profile_model(
                               begin=lambda: note("measuring the peaks of this machine: about ten seconds, once"))  # fmt: skip
         roofs = Roofline.of(found, peaks)
     files = {trace: chrome_trace(found, model.name)} | ({html: page(roofs, model.name)} if roofs is not None else {})
+    if found.instructions is not None:
+        files[flame] = picture.standalone(found.instructions, model.name)
     for path, text in files.items():
         if path is not None:
             with replacing(path) as temporary:
@@ -88,6 +99,8 @@ def profile_model(
         print_json({"model": str(model)} | (roofs or found).to_dict())
     else:
         _print(compiled, model.name, found, roofs if roofline or measure_peaks else None, top)
+        if instructions:
+            _print_instructions(found, top)
 
 
 def _print(compiled: CompiledModel, name: str, found: Profile, roofs: Roofline | None, top: int) -> None:
@@ -103,6 +116,8 @@ def _print(compiled: CompiledModel, name: str, found: Profile, roofs: Roofline |
                   f"{time_text(found.busy)}, {time_text(found.around)} around them; medians of {count_text(found.rounds, 'run')}")  # fmt: skip
     console.print("by kind: " + ", ".join(f"{kind} {spent / found.busy:.0%}" + (f" (at {roofs.reached(kind):.0%})" if roofs else "")
                                            for kind, _, spent in found.kinds()[:KINDS] if found.busy))  # fmt: skip
+    if parts := found.parts():
+        console.print("by part: " + ", ".join(f"{name} {time_text(spent)}" for name, spent in parts.items() if spent))
     if roofs is None:
         console.print(table(*TIMES, rows=[_time_row(found, k) for k in found.kernels[:top]]))
     else:
@@ -117,7 +132,32 @@ def _print(compiled: CompiledModel, name: str, found: Profile, roofs: Roofline |
         note("this model was run step by step (host operators, or random sizes), so short kernels look slower than they are")
 
 
+def _print_instructions(found: Profile, top: int) -> None:
+    """The slowest instructions with their numbers in the listing of `hasten disassemble`."""
+    from hasten.base.units import count_text, time_text
+    from hasten.cli.console import data, note, table
+
+    if found.instructions is None:
+        note("this model has host operators, so its instructions cannot be timed")
+        return
+    rows = sorted((row for row in found.instructions.rows if row.calls), key=lambda row: -row.seconds)
+    whole = max(1e-12, sum(row.seconds for row in rows))
+    data().print(table(*INSTRUCTIONS, rows=[
+        (f"{row.seconds / whole:.1%}", _bar(row.seconds, rows[0].seconds), time_text(row.seconds), row.calls, row.number, row.group, _short(row))
+        for row in rows[:top]]))  # fmt: skip
+    if len(rows) > top:
+        note(f"{count_text(len(rows) - top, 'other instruction')}: {time_text(sum(row.seconds for row in rows[top:]))}")
+    if found.instructions.cut_off:
+        note("a run has more instructions than are noted: later ones are missing")
+
+
+def _short(row: InstructionTime) -> str:
+    text = f"{row.kernel}: {row.note}" if row.kernel else row.text
+    return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
+
+
 TIMES = (">share", "", ">time", ">calls", ">threads", "node", "ops", "kernel")
+INSTRUCTIONS = (">share", "", ">time", ">times", ">number", "for", "instruction")
 ROOFS = (">share", "", ">time", "node", "ops", ">Mop", ">MB", ">Gop/s", ">GB/s", "bound by", ">of roof", ">saved at the roof")
 
 

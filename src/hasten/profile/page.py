@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from html import escape
 
 from hasten.base.units import count_text, size_text, time_text
+from hasten.profile import flame
 from hasten.profile.picture import COLOURS, STYLE, draw
 from hasten.profile.roofline import COMPUTE, Placed, Roofline
 
@@ -49,11 +50,11 @@ def page(r: Roofline, name: str) -> str:
         draw(r),
         '<p class="soft">A dot is a kernel, its area its share of the time, its number its row below. On its roof it does what the machine can do; '
         "hollow dots move data without operations.</p>",
-        "<h2>Kinds of kernels</h2>", _kinds(r), "<h2>Kernels</h2>", f'<div class="wide">{_table(r)}</div>',
+        *_instructions(r, name), "<h2>Kinds of kernels</h2>", _kinds(r), "<h2>Kernels</h2>", f'<div class="wide">{_table(r)}</div>',
         "<h2>The machine</h2>", _peaks(r), f"<script>{SORT}</script>",
     ]  # fmt: skip
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(name)}: profile</title>'
-    return f"<!doctype html><html lang=en><head>{head}<style>{PAGE_STYLE}{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    return f"<!doctype html><html lang=en><head>{head}<style>{PAGE_STYLE}{STYLE}{flame.STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
 
 
 def _worth(r: Roofline) -> Iterable[str]:
@@ -61,6 +62,20 @@ def _worth(r: Roofline) -> Iterable[str]:
         number = r.kernels.index(k) + 1
         link = f'<a href="#k{number}">{escape(k.kernel.title)}</a>'
         yield f"<li>{link}: {time_text(k.saving)} of {time_text(k.kernel.seconds)}, at {k.attained:.0%} of its roof</li>"
+
+
+def _instructions(r: Roofline, name: str) -> Iterable[str]:
+    """The flame graph, and what is around the kernels."""
+    found = r.profile.instructions
+    if found is None:
+        return
+    parts = r.profile.parts()
+    whole = max(1e-12, sum(parts.values()))
+    rows = "".join(f'<tr><td class="left">{part}</td><td>{time_text(s)}</td><td>{s / whole:.1%}</td></tr>' for part, s in parts.items())
+    yield "<h2>A call</h2>"
+    yield f'<table style="width:auto"><thead><tr><th class="left">part</th><th>time</th><th>share</th></tr></thead><tbody>{rows}</tbody></table>'
+    yield f"<h2>Instructions</h2>{flame.draw(found, name)}"
+    yield '<p class="soft">Above the model, below it what its time is made of, as wide as its time. Point at a box to read it.</p>'
 
 
 def _kinds(r: Roofline) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hasten.base.dims import DimLike, evaluate, parse
 from hasten.base.errors import CompileError
 from hasten.lower.report import NodeReport, Report, fused_names
+from hasten.profile.instructions import Instructions, time_instructions
 from hasten.vm.program import Call, Host
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Event:
 @dataclass(frozen=True)
 class Profile:
     """A model's run. `kernels`, the slowest first; `call`, `least_call`: seconds of a whole native call, median and least; `run`: the run whose
-    kernels took the median time, step by step; `replayed`: see `hasten.vm.replay`."""
+    kernels took the median time, step by step; `replayed`: see `hasten.vm.replay`; `instructions`: None for models without a native driver."""
 
     isa: str
     precision: str
@@ -83,6 +84,7 @@ class Profile:
     least_call: float
     kernels: tuple[KernelTime, ...]
     run: tuple[Event, ...]
+    instructions: Instructions | None = None
 
     @property
     def busy(self) -> float:
@@ -93,6 +95,13 @@ class Profile:
     def around(self) -> float:
         """Seconds of a call that no kernel takes: sizes, checks, memory, the call itself. Of the least times, which other work disturbs least."""
         return max(0.0, self.least_call - sum(k.least for k in self.kernels))
+
+    def parts(self) -> dict[str, float]:
+        """Seconds of a call by what they are for: its instructions by groups, and the call itself; empty where instructions are not timed."""
+        if self.instructions is None:
+            return {}
+        groups = self.instructions.groups()
+        return groups | {"the call itself": max(0.0, self.call - sum(groups.values()))}
 
     def share(self, kernel: KernelTime) -> float:
         """A kernel's part of the time of all kernels."""
@@ -108,14 +117,17 @@ class Profile:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without the run."""
         kernels = [k.to_dict() | {"share": self.share(k)} for k in self.kernels]
+        more = {} if self.instructions is None else {"parts": self.parts()} | self.instructions.to_dict()
         return {"isa": self.isa, "precision": self.precision, "threads": self.threads, "rounds": self.rounds, "replayed": self.replayed,
                 "call_seconds": self.call, "least_call_seconds": self.least_call, "kernel_seconds": self.busy, "around_seconds": self.around,
-                "kinds": [{"kind": kind, "kernels": count, "seconds": spent} for kind, count, spent in self.kinds()], "kernels": kernels}  # fmt: skip
+                "kinds": [{"kind": kind, "kernels": count, "seconds": spent} for kind, count, spent in self.kinds()], "kernels": kernels} | more  # fmt: skip
 
 
 def record(model: CompiledModel, inputs: Mapping[str, Any], *, rounds: int | None = None, seconds: float = 1.0) -> Profile:
     """Run a model on `inputs` ({name: array}) in as many rounds, or for about so many seconds, and tell what each kernel took."""
-    return assemble(model.report(), model.threads, model.profile(inputs, rounds=rounds, seconds=seconds))
+    recording = model.profile(inputs, rounds=rounds, seconds=seconds)
+    instructions = time_instructions(model, inputs, rounds=rounds, seconds=seconds / 4)
+    return replace(assemble(model.report(), model.threads, recording), instructions=instructions)
 
 
 def assemble(report: Report, threads: int, recording: Recording) -> Profile:

@@ -8,7 +8,8 @@ from typing import Any
 from hasten.profile.record import Profile
 
 PROCESS = 1
-KERNELS = 1  # the one track
+KERNELS, INSTRUCTIONS = 1, 2  # tracks: kernels one after the other, and another run instruction by instruction
+MOST_SPANS = 50_000
 
 
 def chrome_trace(profile: Profile, name: str) -> str:
@@ -24,4 +25,20 @@ def chrome_trace(profile: Profile, name: str) -> str:
             "args": {"kernel": k.kernel, "fused": list(k.fused), "algorithm": k.algorithm, "precision": k.precision, "threads": event.threads,
                      "operations": k.operations // k.calls, "bytes": k.bytes // k.calls},
         })  # fmt: skip
+    events += _instructions(profile)
     return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
+
+
+def _instructions(profile: Profile) -> list[dict[str, Any]]:
+    """The spans of a run of the native driver, nested."""
+    found = profile.instructions
+    if found is None:
+        return []
+    events: list[dict[str, Any]] = [{"ph": "M", "pid": PROCESS, "tid": INSTRUCTIONS, "name": "thread_name", "args": {"name": "instructions"}}]
+    for span in found.spans[:MOST_SPANS]:
+        row = found.rows[span.number]
+        events.append({
+            "ph": "X", "pid": PROCESS, "tid": INSTRUCTIONS, "ts": span.start * 1e6, "dur": span.seconds * 1e6, "name": row.note or row.text, "cat": row.group,
+            "args": {"instruction": row.text, "number": row.number, "function": row.function},
+        })  # fmt: skip
+    return events

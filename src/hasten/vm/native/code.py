@@ -109,6 +109,12 @@ class Numbers:
     def __init__(self) -> None:
         self.checks, self.sites = itertools.count(abi.FIRST_CHECK), itertools.count(1)
 
+    def begin(self, code: Code, i: Instruction) -> None:
+        """Called before an instruction is emitted, for drivers that note what they do (`hasten.vm.native.timed`)."""
+
+    def end(self, code: Code, i: Instruction) -> None:
+        """Called after an instruction was emitted."""
+
 
 class Code:
     """Emits instructions into one LLVM function."""
@@ -235,7 +241,9 @@ class Code:
     # --- instructions -------------------------------------------------------------------------------------------------
     def block(self, instructions: Sequence[Instruction]) -> None:
         for instruction in instructions:
+            self.numbers.begin(self, instruction)
             EMITTERS[type(instruction)](self, instruction)
+            self.numbers.end(self, instruction)
 
     def nested(self, instructions: Sequence[Instruction]) -> None:
         self.sizes.enter()

@@ -21,8 +21,8 @@ from hasten.vm.native.sizes import emit_division
 from hasten.vm.program import STATUS_MEMORY, Arena, If, Invoke, Output, Program, Return, TensorSpec, ValueSpec, While
 
 
-def emit_driver(module: Module, program: Program) -> None:
-    """hst_run with all that it needs but the program's kernels and `abi.POLL`, into `module`.
+def emit_driver(module: Module, program: Program, numbers: Numbers | None = None) -> None:
+    """hst_run with all that it needs but the program's kernels and `abi.POLL`, into `module`. `numbers` is told of every instruction.
 
     Raises CompileError for a Program with host ops or objects, or one that uses names before it assigns them.
     """
@@ -33,7 +33,7 @@ def emit_driver(module: Module, program: Program) -> None:
     )
     for kernel in abi.kernel_names(program):  # hidden: part of the same image, reached without a table
         module.global_text(kernel, f"declare hidden void @{kernel}(ptr, i64, i64)")
-    numbers = Numbers()
+    numbers = numbers or Numbers()
     _Main(module, program, numbers).emit()
     memory.emit_memory(module)
     if abi.needs_pool(program):
