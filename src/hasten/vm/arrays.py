@@ -17,6 +17,11 @@ def shape_text(shape: Sequence[DimLike]) -> str:
     return "(" + ", ".join(map(str, shape)) + (",)" if len(shape) == 1 else ")")
 
 
+def is_exact(value: Any, dtype: str, rank: int) -> bool:
+    """Whether native code takes a value as it is."""
+    return type(value) is np.ndarray and value.dtype is to_numpy(dtype) and value.ndim == rank and value.flags.c_contiguous and value.flags.aligned
+
+
 def tensor(where: str, dtype: str, shape: Sequence[DimLike], value: Any) -> np.ndarray[Any, Any]:
     """`value` as an array of that dtype and rank, in C order, aligned, exactly an ndarray. Raises TypeMismatch, ShapeMismatch, which say `where`."""
     want = to_numpy(dtype)

@@ -17,10 +17,11 @@ import numpy as np
 
 from hasten.base.errors import ShapeMismatch, TypeMismatch
 from hasten.base.types import SCALARS, Data, Tensor, adt, reachable
-from hasten.vm.arrays import kind, shape_text, tensor
+from hasten.vm.arrays import is_exact, kind, shape_text, tensor
 from hasten.vm.counted import Buffer, Counted, Counts
 from hasten.vm.program import DataType, TensorField, Variant
 
+_LIMIT = 1 << 63  # of int64
 NUMBERS: dict[str, type] = {dtype: number for number, dtype in SCALARS.items()}
 
 
@@ -154,31 +155,41 @@ class _Conversion:
     def check(self, name: str, v: Any) -> None:
         if not self.values.fits(name, v):
             variants = ", ".join(c.__qualname__ for c in self.values.families[name].variants)
+            found = type(v).__qualname__ if isinstance(v, Data) else kind(v)
             other = " of another structure" if isinstance(v, Data) and v.family.__name__ == name else ""
-            raise TypeMismatch(f"{self.place(v)}: {kind(v)}{other} cannot be used, the model takes a {name} ({variants})")
+            raise TypeMismatch(f"{self.place(v)}: {found}{other} cannot be used, the model takes a {name} ({variants})")
+        wanted = len(self.values.fields(name, v))
+        if len(v) != wanted:
+            raise TypeMismatch(f"{self.place(v)}: a {type(v).__qualname__} has {wanted} fields, this one {len(v)}")
 
     def rebuilt(self, name: str, v: Any) -> Any:
         sizes: dict[str, int] = {}
         items = [
-            self.done[f, id(x)] if isinstance(f, str) else self.leaf(f, x, f"{self.place(v)}, field {k} of {type(v).__qualname__}", sizes)
+            self.done[f, id(x)] if isinstance(f, str) else self.leaf(f, x, (v, k), sizes)
             for k, (f, x) in enumerate(zip(self.values.fields(name, v), v, strict=True))
         ]
         cls = self.values.families[name].variants[v.tag]
         same = type(v) is cls and all(a is b for a, b in zip(items, v, strict=True))
         return v if same else tuple.__new__(cls, items)
 
-    def leaf(self, f: TensorField, x: Any, where: str, sizes: dict[str, int]) -> Any:
-        array = tensor(where, f.dtype, f.shape, x)  # type: ignore[arg-type]
+    def leaf(self, f: TensorField, x: Any, at: tuple[Any, int], sizes: dict[str, int]) -> Any:
+        """`at`: the value that x is a field of, and the field's number."""
         if f.number:
             exact = NUMBERS[f.dtype]
-            return x if type(x) is exact else exact(array.item())
+            return x if type(x) is exact and (exact is not int or -_LIMIT <= x < _LIMIT) else exact(tensor(self.field(at), f.dtype, (), x).item())
+        array = x if is_exact(x, f.dtype, len(f.shape)) else tensor(self.field(at), f.dtype, f.shape, x)  # type: ignore[arg-type]
         for axis, (want, got) in enumerate(zip(f.shape, array.shape, strict=True)):
             size = sizes.setdefault(want, got) if isinstance(want, str) else want
             if size != got:
                 wanted = f"{want} = {size}" if isinstance(want, str) else str(want)
-                raise ShapeMismatch(f"{where}: the model takes {f.dtype}{shape_text(f.shape)}, got shape {shape_text(array.shape)}: "  # type: ignore[arg-type]
-                                    f"axis {axis} must be {wanted}, not {got}")  # fmt: skip
+                raise ShapeMismatch(
+                    f"{self.field(at)}: the model takes {f.dtype}{shape_text(f.shape)}, got shape {shape_text(array.shape)}: "  # type: ignore[arg-type]
+                    f"axis {axis} must be {wanted}, not {got}"
+                )
         return array
+
+    def field(self, at: tuple[Any, int]) -> str:
+        return f"{self.place(at[0])}, field {at[1]} of {type(at[0]).__qualname__}"
 
     def place(self, v: Any) -> str:
         """Where in the whole a part is: the way there, cut where it is long."""
