@@ -50,6 +50,18 @@ def test_answers_and_times(doubling: Task, tmp_path: Path) -> None:
         assert seen > 0 and fresh > 0
 
 
+def test_a_sequence_of_inputs_and_state(doubling: Task) -> None:
+    with engine(doubling, "fake") as fake:
+        fake.load(doubling.feeds)
+        items = [{"x": np.full(size, size, np.float32)} for size in (1, 5, 3)]
+        times, answers = fake.sequence(items, keep=True)
+        assert len(times) == 3 and min(times) > 0
+        assert [answer["y"].tolist() for answer in answers] == [[2.0], [10.0] * 5, [6.0] * 3]
+        times, answers = fake.sequence([items[0], {}, {}], {"y": "x"}, keep=True)
+        assert [answer["y"].tolist() for answer in answers] == [[2.0], [4.0], [8.0]]
+        assert fake.sequence(items)[1] == []
+
+
 def test_starts_again(doubling: Task) -> None:
     with engine(doubling, "fake") as fake:
         fake.load(doubling.feeds)

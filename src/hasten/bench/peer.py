@@ -22,6 +22,9 @@ class Runner(Protocol):
     def run(self, feeds: Feeds) -> dict[str, Any]:
         """Outputs by the names of the model's outputs; computed anew in every call, ready when the call returns."""
 
+    # Optional: `answer(feeds)`, a call like `run` for callers whose arrays and shapes are others at every call, where binding them would not pay;
+    # `reuses_outputs = True` where the arrays it gives are written again by the next call.
+
     def describe(self) -> dict[str, str]:
         """What the engine says of itself with this model: versions, settings in force, precision, anything that explains a time."""
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -128,6 +128,12 @@ class Engine:
     def turn(self, loops: int) -> Turn:
         """Time `loops` calls, after some that are not timed."""
         return Turn(loops, *self._ask("turn", loops))
+
+    def sequence(self, items: Sequence[Feeds], carry: Mapping[str, str] | None = None, *, keep: bool = False) -> tuple[list[int], list[dict[str, Any]]]:
+        """One call with each of the inputs in turn, whose shapes may differ: nanoseconds of each call, and the answers if `keep`. `carry` names, for each
+        output that is state, the input that takes it in the next call; the first item has all inputs."""
+        times, answers = self._ask("sequence", [dict(item) for item in items], dict(carry or {}), keep)
+        return times, answers
 
     def probe(self, seconds: float) -> tuple[int, int]:
         """Nanoseconds of a call with the inputs of `load`, and with inputs never seen before."""

@@ -20,7 +20,7 @@ import statistics
 import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,26 @@ class Worker:
             return ended - began, _cpu_ns() - cpu, began, _waited_ns() - waited
         finally:
             gc.enable()
+
+    def sequence(self, items: Sequence[Mapping[str, Any]], carry: Mapping[str, str], keep: bool) -> tuple[list[int], list[dict[str, Any]]]:
+        """One call with each of the inputs in turn, whose shapes may differ; `carry` names, for each output that is state, the input that takes
+        it in the next call: nanoseconds of each call, and the answers if they are to be kept."""
+        call, reused = getattr(self._runner, "answer", self._run), getattr(self._runner, "reuses_outputs", False)
+        state: dict[str, Any] = {}
+        times, answers = [], []
+        gc.disable()
+        try:
+            for item in items:
+                feeds = {**item, **state}
+                began = time.monotonic_ns()
+                outputs = call(feeds)
+                state = {given: outputs[made].copy() if reused else outputs[made] for made, given in carry.items()}
+                times.append(time.monotonic_ns() - began)
+                if keep:
+                    answers.append(own(outputs))
+        finally:
+            gc.enable()
+        return times, answers
 
     def probe(self, seconds: float) -> tuple[int, int]:
         """Nanoseconds (medians) of a call with inputs seen before, and with inputs never seen: far apart, they betray remembered answers."""

@@ -1,7 +1,8 @@
 """OpenVINO on the CPU: latency hint, one stream, shapes made those of the inputs, inputs bound once.
 
 Option precision: "f32" (default), "bf16", or "default" for what OpenVINO takes by itself: bf16 where the CPU multiplies such
-numbers (AMX, AVX-512 BF16), else f32.
+numbers (AMX, AVX-512 BF16), else f32. Option shapes: "given" (default) compiles for each set of shapes that it meets, "any" once for all that the model
+allows.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hasten.base.errors import InputError
 from hasten.bench.peer import Feeds, Runner
 from hasten.bench.peers.support import Bound, choose, contiguous, shapes_of
 
-OPTIONS = {"precision": ("f32", "bf16", "default")}
+OPTIONS = {"precision": ("f32", "bf16", "default"), "shapes": ("given", "any")}
 DEVICE = "CPU"
 
 
@@ -27,7 +28,8 @@ class OpenVino:
         """The model as read; it is compiled at the first call, when the shapes are known."""
         import openvino
 
-        precision = choose(self.name, options, OPTIONS)["precision"]
+        chosen = choose(self.name, options, OPTIONS)
+        precision = chosen["precision"]
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
         if precision != "default":
             settings["INFERENCE_PRECISION_HINT"] = precision
@@ -37,16 +39,19 @@ class OpenVino:
         if cache is not None:
             settings["CACHE_DIR"] = str(cache)
         try:
-            return OpenVinoRunner(core, core.read_model(str(model)), settings)
+            return OpenVinoRunner(core, core.read_model(str(model)), settings, chosen["shapes"] == "any")
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot read {model.name}: {_reason(error)}") from error
 
 
 class OpenVinoRunner:
-    """Compiles the model for each set of shapes it meets. Outputs lie in the engine's memory, where the next call writes them again."""
+    """Compiles the model for each set of shapes it meets, or once for `any_shapes`. Outputs lie in the engine's memory, where the next call
+    writes them again."""
 
-    def __init__(self, core: Any, model: Any, settings: dict[str, Any]):
-        self._core, self._model, self._settings = core, model, settings
+    reuses_outputs = True
+
+    def __init__(self, core: Any, model: Any, settings: dict[str, Any], any_shapes: bool):
+        self._core, self._model, self._settings, self._any_shapes = core, model, settings, any_shapes
         self._requests: dict[Any, Any] = {}
         self._request: Any = None
         self._inputs: dict[str, Any] = {}  # shared memory is not kept alive by the request
@@ -60,10 +65,22 @@ class OpenVinoRunner:
         request.infer()
         return {name: request.get_output_tensor(index).data for names, index in self._outputs for name in names}
 
+    def answer(self, feeds: Feeds) -> dict[str, Any]:
+        """A call with these arrays, nothing bound."""
+        key = self._key(feeds)
+        if key not in self._requests:
+            self._requests[key] = self._compile(feeds).create_infer_request()
+        self._request = self._requests[key]
+        found = self._request.infer(dict(feeds), share_inputs=True, share_outputs=True)
+        return {name: found[index] for index, output in enumerate(self._request.get_compiled_model().outputs) for name in output.names}
+
+    def _key(self, feeds: Feeds) -> Any:
+        return () if self._any_shapes else shapes_of(feeds)
+
     def _bind(self, feeds: Feeds) -> None:
         import openvino
 
-        key = shapes_of(feeds)
+        key = self._key(feeds)
         if key not in self._requests:
             self._requests[key] = self._compile(feeds).create_infer_request()
         self._request = self._requests[key]
@@ -76,7 +93,7 @@ class OpenVinoRunner:
     def _compile(self, feeds: Feeds) -> Any:
         """Compiled for these shapes; for any shapes where the model cannot be given them."""
         model = self._model.clone()
-        if model.is_dynamic():
+        if model.is_dynamic() and not self._any_shapes:
             with contextlib.suppress(RuntimeError):
                 model.reshape({name: list(array.shape) for name, array in feeds.items()})
                 return self._core.compile_model(model, DEVICE, self._settings)
