@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -201,3 +202,35 @@ def test_command(tmp_path: Path) -> None:
     assert said.exit_code == 0, said.output
     assert "by part: kernels" in said.output and re.search(r"kernels\s+gemm_\w+: MatMul 'step'", said.output) and "other instruction" in said.output
     assert ET.parse(picture).getroot().tag == f"{SPACE}svg"
+
+
+# --- functions ------------------------------------------------------------------------------------------------------------------
+Tree = hasten.adt("Tree", Leaf=[hasten.Tensor((1, 8))], Node=["Tree", "Tree"])
+
+
+@hasten.function
+def total(t: Tree) -> hasten.Tensor((1, 8)):
+    match t:
+        case Tree.Leaf(x):
+            return x * 2
+        case Tree.Node(a, b):
+            return total(a) + total(b)
+
+
+def test_recursive_functions() -> None:
+    """Every activation's kernels are counted, by replaying and by marks."""
+    leaf = Tree.Leaf(np.ones((1, 8), np.float32))
+    tree = leaf
+    for _ in range(6):
+        tree = Tree.Node(tree, leaf)
+    model = hasten.compile(total, threads=1)
+    profile = record(model, {model.inputs[0].name: tree}, rounds=3)
+    made = profile.instructions
+    assert made is not None
+    called = collections.Counter({row.kernel + row.note: row.calls for row in made.rows if row.kernel})
+    assert sum(called.values()) == sum(k.calls for k in profile.kernels) and {6, 7} <= set(called.values())
+    inside = [row for row in made.rows if row.function]
+    assert {row.function.split(" ")[1] for row in inside} == {"total"} and {row.calls for row in inside if row.name == "Tag"} == {13}
+    assert sum(row.calls for row in made.rows if row.name == "Invoke") == 13
+    picture = flame.standalone(made, "tree")
+    assert ">main<" in picture and "function total" in picture

@@ -80,7 +80,7 @@ def record(model: Model, values: Mapping[str, Any], rounds: int | None = None, s
 
 def _repeats(program: Program) -> bool:
     """Whether the same calls in the same memory do the same again."""
-    instructions = list(abi.walk(program.instructions))
+    instructions = list(abi.everything(program))
     random = any(isinstance(i, Call) and i.kernel.startswith(FRESH_SEED) for i in instructions)
     return not program.host_ops and not (random and any(isinstance(i, Read) for i in instructions))
 
@@ -124,7 +124,7 @@ class _Recorded(Run):
         self.kept: list[tuple[int, ctypes.Array[ctypes.c_int64], int]] = []  # kernel, argument words, threads
         self.owners: set[int] = set()
         self.memory: list[object] = []
-        order = list(abi.walk(model.program.instructions))
+        order = list(abi.everything(model.program))
         self.numbers = {id(i): n for kind in (Call, Host) for n, i in enumerate(i for i in order if isinstance(i, kind))}
 
     def invoke(self, i: Call, words: ctypes.Array[ctypes.c_int64], threads: int) -> None:
