@@ -97,3 +97,10 @@ def test_parts_of_one_size_together(level: str, rng: np.random.Generator) -> Non
     scales = {name: np.array([1, 1, s, s], np.float32) for name, s in (("two", 2), ("four", 4))}
     feeds = [{"x": rng.standard_normal((n, 6, 8 * h, 4 * w)).astype(np.float32)} for n, h, w in ((1, 1, 1), (2, 2, 5))]
     check(parse(text, **weights, **scales), *feeds, levels=[level])
+
+
+def test_many_parts() -> None:
+    """More parts than one kernel copies."""
+    names = [f"a{k}" for k in range(19)]
+    text = f"g ({', '.join(f'float[n,5] {a}' for a in names)}) => (float[n,m] y) {{ y = Concat<axis = 1>({', '.join(names)}) }}"
+    check(parse(text), {a: np.full((3, 5), k, np.float32) for k, a in enumerate(names)})

@@ -85,3 +85,17 @@ def test_nan_wins(kernel: int, level: str, rng: np.random.Generator) -> None:
     got = hasten.compile(model, isa=level, threads=1)(x)
     windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), (2, 3))
     np.testing.assert_array_equal(got, windows.max((4, 5)))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_few_channels_beside_many(channels: int, level: str, rng: np.random.Generator) -> None:
+    """Pooled images of few channels, read row-major, in the memory of a Concat that a convolution stores into channels-last."""
+    text = f"""g (float[n,{channels},h,w] x) => (float[n,7,p,q] y) {{
+        a = AveragePool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(x)
+        b = Conv<strides=[2,2], pads=[1,1,1,1]>(x, k)
+        c = Concat<axis=1>(b, a)
+        y = Conv(c, l)
+    }}"""
+    k = rng.standard_normal((9, channels, 3, 3)).astype(np.float32) / 5
+    check(parse(text, k=k, l=rng.standard_normal((7, 9 + channels, 1, 1)).astype(np.float32)), *images(rng, channels), levels=[level])

@@ -12,30 +12,25 @@ that hold but for the first and last rounds of a loop are left out in between (`
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from hasten.base import dims as D
-from hasten.base.dims import DimLike
-from hasten.codegen import math as M
 from hasten.codegen.builder import Function, Module, V, Var
 from hasten.codegen.isa import Isa
 from hasten.kernels import transposing
 from hasten.kernels.accumulator import Accumulator
 from hasten.kernels.emit import Arguments, Emitter, Words
-from hasten.kernels.expr import OPS, Expr, param, walk
+from hasten.kernels.expr import param
 from hasten.kernels.interior import Interior, interior
 from hasten.kernels.interleaving import store_all
+from hasten.kernels.lanes import UNROLL, awkwardness, chains, choose, lane_count, lane_last
 from hasten.kernels.merging import merge
 from hasten.kernels.problem import Loop, NestProblem, StageProblem, StoreProblem
 
 Rounds = list[tuple[dict[str, V], V]]  # inner indices and the flat inner index
 
-UNROLL = 16  # inner rounds that are written out
 FEW = 4  # vectors that are written out, where a unit has no more
-CHAINS = 4  # vectors that a long, cheap reduction takes at once: each alone would wait for its last sum before the next one
 
 
 @dataclass
@@ -47,80 +42,23 @@ class Text:
     once: bool = True
 
 
-# --- choosing lanes ----------------------------------------------------------------------------------------------------------
-def _awkwardness(p: NestProblem, lane: str, extent: DimLike, lanes: int) -> float:
-    """How badly memory is walked when lanes run along `lane`: 0 is ideal."""
-    bad = 0.0
-    seen: set[int] = set()
-    loads = [(n.index[0], 1.0) for e in p.exprs() for n in walk(e, seen) if n.kind == "load"]
-    for offset, weight in loads + [(s.offset, 1.0) for s in p.stores]:
-        lin = D.linear(offset, lane)
-        if lin is None or not (isinstance(lin[0], int) and lin[0] in (0, 1)):
-            bad += weight
-    if isinstance(extent, int) and extent < lanes:
-        bad += 0.75 * (1 - extent / lanes) * max(1, len(loads))
-    return bad
-
-
-def _choose(p: NestProblem, lanes: int) -> str:
-    """"across" (lanes along the last outer loop), "along" (along the last inner loop), or "scalar"."""
-    if not p.stages:
-        return "across" if p.outer else "scalar"
-    across = _awkwardness(p, *p.outer[-1], lanes) if p.outer else 1e9
-    along = _awkwardness(p, *p.inner[-1], lanes) + 0.1 if p.inner else 1e9
-    if min(across, along) >= 1e9:
-        return "scalar"
-    return "across" if across <= along else "along"
-
-
-def _chains(p: NestProblem, stages: tuple[StageProblem, ...], lane: str) -> int:
-    """Vectors of lanes taken at once: several where reductions would otherwise be chains of short operations."""
-    known = [n for _, n in p.inner if isinstance(n, int)]
-    if not stages or (len(known) == len(p.inner) and math.prod(known) <= UNROLL) or any(s.kind.startswith("arg") for s in stages):
-        return 1
-    memo: dict[int, bool] = {}
-    seen: set[int] = set()
-    return CHAINS if all(_is_simple(n, lane, memo) for s in stages for n in walk(s.expr, seen)) else 1
-
-
-def _is_simple(e: Expr, lane: str, memo: dict[int, bool]) -> bool:
-    """Cheap to compute, or the same in all lanes; of loads: whole vectors or one value."""
-    if e.kind == "load":
-        linear = D.linear(e.index[0], lane)
-        return linear is not None and isinstance(linear[0], int) and linear[0] in (0, 1) and not e.binds and e.guard is None
-    return e.kind != "op" or (e.name in OPS and OPS[e.name].cost <= 1) or not _varies(e, lane, memo)
-
-
-def _varies(e: Expr, lane: str, memo: dict[int, bool]) -> bool:
-    """Whether lanes have different values; parameters count as the same."""
-    if id(e) not in memo:
-        memo[id(e)] = any(lane in D.symbols(d) for d in e.index) or any(_varies(c, lane, memo) for c in e.children())
-    return memo[id(e)]
-
-
-# --- emission ------------------------------------------------------------------------------------------------------------------
 def emit(p: NestProblem, isa: Isa) -> Text:
     """The kernel's text. The problem's Exprs load from buffer keys at offsets in elements."""
     p = merge(p)
+    lanes = lane_count(p, isa)
+    p = lane_last(p, lanes)
     module = Module(isa)
     f = module.function("KERNEL", [("args", "ptr"), ("thread", "i64"), ("threads", "i64")])
     module.global_text("!0", "!0 = !{}")
     text = Text("")
     args = Arguments(f, text.words)
-    lanes = _lane_count(p, isa)
-    body = _Nest(f, isa, args, p, lanes, _choose(p, lanes), interior(p))
+    inside = interior(p)
+    body = _Nest(f, isa, args, p, lanes, choose(inside.problem if inside else p, lanes), inside)
     body.emit()
     f.ret()
     f._allocas.extend(args.prologue)
     text.text, text.once = module.text(), body.cut is None and len(p.stores) == 1
     return text
-
-
-def _lane_count(p: NestProblem, isa: Isa) -> int:
-    """Lanes of the widest common element type: 32 bits, more where all values are bytes."""
-    widths = {M.llvm_type(n.dtype) for e in p.exprs() for n in walk(e)}
-    narrow = widths <= {"i1", "i8"} and all(s.stored in ("int8", "uint8", "bool") for s in p.stores)
-    return isa.lanes(32) * (2 if narrow else 1)
 
 
 class _Nest:
@@ -217,7 +155,7 @@ class _Nest:
         self.within._lanes(env, low, high)
         with f.loop(0, 2) as side:
             first, stop = f.select(side.eq(0), begin, high), f.select(side.eq(0), low, end)
-            if _awkwardness(self.p, name, self.lanes, self.lanes) == 0:
+            if awkwardness(self.p, name, self.lanes, self.lanes) == 0:
                 self._lanes(env, first, stop)
             else:
                 with f.loop(first, stop) as now:
@@ -259,7 +197,7 @@ class _Nest:
         lanes = self.lanes
         i = f.var("i64", begin)
         main, tail = f.label("main"), f.label("tail")
-        if (wide := lanes * _chains(self.p, self.p.stages, name)) > lanes:
+        if (wide := lanes * chains(self.p, self.p.stages, name)) > lanes:
             self._while(i, lambda now: now + (wide - 1) < end, lambda now: self._body({**env, name: now}, wide, None, None), wide, main)
         self._while(i, lambda now: now + (lanes - 1) < end, lambda now: self._body({**env, name: now}, lanes, None, None), lanes, main)
         if self.masked:
@@ -375,7 +313,7 @@ class _Nest:
         p, f = self.p, self.f
         name, n = p.inner[-1]
         size = self.args.integer(n)
-        several = self.lanes * _chains(p, (stage,), name)
+        several = self.lanes * chains(p, (stage,), name)
         sums = {lanes: Accumulator(f, stage, lanes) for lanes in (1, self.lanes, several)}
         with ExitStack() as stack:
             inner, flat = self._inner(stack, p.inner[:-1])

@@ -19,6 +19,8 @@ from hasten.lower.trace import Tensor
 if TYPE_CHECKING:
     from hasten.lower.emit import Emission
 
+TOGETHER = 8  # most parts that one kernel copies
+
 
 class Concats:
     """The places of all parts in one emission."""
@@ -92,7 +94,7 @@ class Concats:
             else:
                 key = (p.shape, *(x for a, x in enumerate(o.place(k)) if a != fastest)) if o.place(k)[fastest][1] > 1 else (k,)
             groups.setdefault(key, []).append(k)
-        return list(groups.values())
+        return [g[k : k + TOGETHER] for g in groups.values() for k in range(0, len(g), TOGETHER)]
 
     def _outermost(self, whole: Tensor) -> Tensor:
         """The tensor in whose memory a Concat lies: its own, or a larger Concat that begins with the same parts, or has it as a part."""
