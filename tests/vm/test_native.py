@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from hasten.base import dims as D
 from hasten.base.errors import CompileError, ExecutionError, ResourceLimit, ShapeMismatch
@@ -133,96 +131,6 @@ def test_read_every_type(toolbox: Any, dtype: str) -> None:
     assert got[:5].tolist() == [int(v) for v in array[:5].astype(np.float64)]
     if len(array) > 5:
         assert got[5:8].tolist() == [(1 << 63) - 1, 1 - (1 << 63), 0]
-
-
-# --- random programs --------------------------------------------------------------------------------------------------
-NAMES = ["a", "b", "c", "d"]
-
-
-@st.composite
-def sizes(draw: st.DrawFn, depth: int = 2) -> D.DimLike:
-    if depth == 0 or draw(st.integers(0, 3)) == 0:
-        return draw(st.one_of(st.integers(-9, 9), st.sampled_from([D.symbol(n) for n in [*NAMES, "N", "M"]])))
-    one, two = draw(sizes(depth=depth - 1)), draw(sizes(depth=depth - 1))
-    op = draw(st.sampled_from(["+", "-", "*", "//", "%", "max", "min", "eq", "lt", "scale"]))
-    simple = {
-        "+": lambda: one + two,
-        "-": lambda: one - two,
-        "*": lambda: one * two,
-        "//": lambda: D.floordiv(one, two),
-        "%": lambda: D.mod(one, two),
-        "max": lambda: D.maximum(one, two),
-        "min": lambda: D.minimum(one, two),
-        "eq": lambda: D.if_equal(one, two, one + 1, two),
-        "lt": lambda: D.if_less(one, two, two, one - 2),
-        "scale": lambda: D.scale_floor(one, 0.75),
-    }
-    return simple[op]()
-
-
-def small(x: D.DimLike) -> D.DimLike:
-    return D.mod(x, 1000)
-
-
-@st.composite
-def instructions(draw: st.DrawFn, depth: int) -> list[P.Instruction]:
-    found: list[P.Instruction] = []
-    for _ in range(draw(st.integers(0, 4))):
-        kind = draw(st.sampled_from(["let", "let", "put", "read", "check", "if", "while", "heap", "fail"]))
-        name = draw(st.sampled_from(NAMES))
-        if kind == "let":
-            found.append(P.Let(name, small(draw(sizes()))))
-        elif kind == "put":
-            found.append(P.Call("k_put", ("memory", D.mod(draw(sizes()), 8), small(draw(sizes())))))
-        elif kind == "read":
-            found.append(P.Read(name, "memory", D.mod(draw(sizes()), 8), "int64"))
-        elif kind == "check":
-            found.append(
-                P.Check(
-                    small(draw(sizes())),
-                    draw(st.sampled_from(["!=", "<="])),
-                    1000 + draw(st.integers(-900, 0)),
-                    "a check",
-                    draw(st.sampled_from(["shape", "value"])),
-                )
-            )
-        elif kind == "heap":
-            found += [
-                P.Alloc("heap", 64 + small(draw(sizes()))),
-                P.Call("k_put", ("heap", 0, draw(sizes()))),
-                P.Read(name, "heap", 0, "int64"),
-            ]
-            found += [P.Let(name, small(D.symbol(name)))]
-            if draw(st.booleans()):
-                found.append(P.Free("heap"))
-        elif kind == "fail" and draw(st.integers(0, 4)) == 0:
-            found.append(P.Call("k_status", (draw(sizes()),)))
-        elif kind == "if" and depth:
-            found.append(
-                P.If(draw(sizes()), tuple(draw(instructions(depth - 1))), tuple(draw(instructions(depth - 1))))
-            )
-        elif kind == "while" and depth:
-            counter = f"i{depth}"
-            body = [P.Let(counter, D.symbol(counter) - 1), *draw(instructions(depth - 1))]
-            found += [P.Let(counter, draw(st.integers(0, 4))), P.While(D.symbol(counter), tuple(body))]
-    return found
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(body=instructions(2), n=st.integers(0, 5), m=st.integers(0, 5))
-def test_random_programs(toolbox: Any, result_of: Any, body: list[P.Instruction], n: int, m: int) -> None:
-    start: list[P.Instruction] = [
-        P.Arena("arena", 256),
-        P.View("memory", "arena", 64),
-        *(P.Let(v, k) for k, v in enumerate(NAMES)),
-    ]
-    start += [P.Call("k_put", ("memory", k, 3 * k)) for k in range(8)]
-    program = numbers(1, [*start, *body], [D.symbol(v) for v in NAMES])
-    program.inputs = [P.TensorSpec("x", "float32", (N, M), "x")]
-    native, interpreted = toolbox.both(program)
-    x = np.zeros((n, m), np.float32)
-    for _ in range(2):  # the second run finds scratch memory of the first
-        assert result_of(native, x) == result_of(interpreted, x)
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ class Row:
 
 _DRESSED = {
     Kind.BUFFER: "%{}", Kind.NEW_BUFFER: "%{}", Kind.SIGN: "[-]", Kind.SHAPE: "({})", Kind.ARGUMENTS: "({})", Kind.OPERANDS: "({})", Kind.TEXT: '"{}"',
+    Kind.VALUE: "&{}", Kind.NEW_VALUE: "&{}", Kind.MIXED: "({})", Kind.NEW_MIXED: "({})", Kind.TAIL: "tail",
 }  # fmt: skip
 _OVERFLOW = "ShapeMismatch where a size does not fit into 64 bits"
 _MEMORY = "ResourceLimit beyond the limit of one allocation, or where there is no memory"
