@@ -22,12 +22,12 @@ def unit(half: int, groups: int = 2, convolutions: bool = True) -> Any:
     conv = "b = Conv(r, k)" if convolutions else "b = Relu(r)"
     text = f"""
     g (float[n,{c},h,w] x) => (float[n,{c},h,w] y, float[n,{half},h,w] z)
-    <int64[{groups}] parts = {{{', '.join([str(half)] * groups)}}}> {{
+    <int64[{groups}] parts = {{{", ".join([str(half)] * groups)}}}> {{
         p = Conv(x, q)
-        {', '.join(f's{k}' for k in range(groups))} = Split<axis = 1>(p, parts)
+        {", ".join(f"s{k}" for k in range(groups))} = Split<axis = 1>(p, parts)
         r = Relu(s1)
         {conv}
-        m = Concat<axis = 1>({', '.join(['s0', 'b', *(f's{k}' for k in range(2, groups))])})
+        m = Concat<axis = 1>({", ".join(["s0", "b", *(f"s{k}" for k in range(2, groups))])})
         hw = Shape<start = 2>(m)
         lead = Constant<value = int64[3] {{0, {groups}, {half}}}>()
         to = Concat<axis = 0>(lead, hw)
