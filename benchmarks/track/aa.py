@@ -218,7 +218,7 @@ def main() -> None:
     if args.quick:
         args.runs, args.slow_runs, args.repeats = 5, 2, 1
     quiet = machine.Quiet(args.even_if_busy)
-    with engines.installed():
+    with engines.spinning():
         figures = {name: part(args) for name, part in PARTS.items() if not args.parts or name in args.parts}
     machine.write("track", quiet, figures, args)
 

@@ -13,15 +13,18 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from installed import installed  # noqa: E402
+
 TURN = 0.3  # mean seconds of load, and of rest
 
 
@@ -74,20 +77,9 @@ def _restless() -> None:
 SPIN, COMMAND = Spin(), Command()
 
 
-@contextmanager
-def installed() -> Iterator[None]:
-    """Engines' processes find `spin` and `command` as they find those of an installed package."""
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "track_engines-1.0.dist-info"
-        package.mkdir()
-        (package / "METADATA").write_text("Metadata-Version: 2.1\nName: track-engines\nVersion: 1.0\n")
-        (package / "entry_points.txt").write_text("[hasten.peers]\nspin = engines:SPIN\ncommand = engines:COMMAND\n")
-        before = os.environ.get("PYTHONPATH", "")
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), folder, before]))
-        try:
-            yield
-        finally:
-            os.environ["PYTHONPATH"] = before
+def spinning() -> AbstractContextManager[None]:
+    """Engines' processes find `spin` and `command`."""
+    return installed(HERE, {"spin": "engines:SPIN", "command": "engines:COMMAND"})
 
 
 @contextmanager
