@@ -15,6 +15,7 @@ import random
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,6 +34,7 @@ import hasten  # noqa: E402
 from hasten.bench.peer import EngineSpec  # noqa: E402
 from hasten.bench.process import Engine, EngineError  # noqa: E402
 from hasten.bench.statistics import geometric_mean, interval  # noqa: E402
+from hasten.profile.record import record  # noqa: E402
 
 Data = dict[str, Any]
 BASE = "hasten"
@@ -146,7 +148,7 @@ def static(args: argparse.Namespace) -> Data:
             fixed = hasten.compile(of_length(path, size), threads=args.threads)
             calls = {"dynamic": lambda ids=ids: dynamic(ids), "fixed": lambda ids=ids, fixed=fixed: fixed(ids)}
             whole = ratio(calls, args.rounds or (3 if args.quick else 30))
-            kernels = sum(row.seconds for row in kernel_rows(dynamic, ids)) / sum(row.seconds for row in kernel_rows(fixed, ids))
+            kernels = kernel_seconds(dynamic, ids) / kernel_seconds(fixed, ids)
             rows[size] = {**whole, "kernels": kernels}
             print(f"length {size:4}: dynamic over static {whole['ratio']:.3f} [{whole['low']:.3f}, {whole['high']:.3f}], kernels alone {kernels:.3f}")
     mean = geometric_mean([row["ratio"] for row in rows.values()])
@@ -163,15 +165,13 @@ def of_length(path: Path, size: int) -> onnx.ModelProto:
     return model
 
 
-def kernel_rows(model: Any, ids: Any) -> Sequence[Any]:
-    return model.profile(feeds(ids)).kernels
+def kernel_seconds(model: Any, ids: Any) -> float:
+    return sum(kernel.least for kernel in record(model, feeds(ids), seconds=0.5).kernels)
 
 
 def ratio(calls: dict[str, Callable[[], object]], rounds: int) -> Data:
     """Of the two calls' times, in rounds of drawn order."""
     times: dict[str, list[int]] = {name: [] for name in calls}
-    import time
-
     for name in turns(calls, 2 + rounds):
         began = time.perf_counter_ns()
         for _ in range(5):
