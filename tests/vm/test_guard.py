@@ -11,8 +11,10 @@ import pytest
 
 from hasten.base import dims as D
 from hasten.base.errors import CompileError, InputError
+from hasten.base.types import Tensor, adt
 from hasten.vm import program as P
 from hasten.vm.guard import Guarded, GuardedModel
+from hasten.vm.values import describe
 
 N = D.symbol("N")
 SIDES = ("after", "before")
@@ -76,6 +78,16 @@ def test_the_other_side(toolbox: Any, side: str) -> None:
     else:
         with pytest.raises(CompileError, match="k_put wrote outside of buffer 'v'"):
             model(np.ones(3, np.float32))
+
+
+def test_tensors_of_values(toolbox: Any, side: str) -> None:
+    """t is a Leaf(float32 (n,)); y, of three elements, is twice its first ones."""
+    tree = adt("Tree", Leaf=[Tensor(("n",))])
+    body = [P.Field("f", "t", 0), P.Alloc("y", 12, "output"), P.Call("k_double", ("f", "y", 3)), P.Release(P.Value("t")), P.Output(0, "y", (3,))]
+    program = P.Program([P.ValueSpec("t", "Tree", "t")], [P.TensorSpec("y", "float32", (3,), "y")], [], body, types=describe(tree))  # type: ignore[arg-type]
+    model = toolbox.model(program, threads=1)
+    assert model(tree.Leaf(np.ones(3, np.float32))).tolist() == [2, 2, 2]
+    assert ended(model, tree.Leaf(np.ones(2, np.float32))) == (signal.SIGSEGV if side == "after" else 0)
 
 
 @pytest.mark.parametrize("size", [0, 1, 64, 4095, 4096, 4097])

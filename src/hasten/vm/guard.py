@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from hasten.base.errors import CompileError
-from hasten.vm.counted import Buffer
+from hasten.vm.counted import Buffer, Counted, Word
 from hasten.vm.interpreter import InterpretedModel, Run
 from hasten.vm.program import Call, TensorSpec
 
@@ -87,6 +87,21 @@ class _GuardedRun(Run):
         for spec, value in zip(self.program.inputs, inputs, strict=True):
             if isinstance(spec, TensorSpec):
                 self.buffers[spec.buffer] = _copy(value.ctypes.data, value.nbytes, model.side)
+        for root in self.values.values():
+            self.guard_fields(root)
+
+    def guard_fields(self, root: Counted) -> None:
+        """Copies the tensors of a value that is an input."""
+        work = [root]
+        while work:
+            value = work.pop()
+            value.fields = tuple(map(self.guarded_field, value.fields))
+            work += [field for field in value.fields if isinstance(field, Counted)]
+
+    def guarded_field(self, field: Word) -> Word:
+        if not isinstance(field, Buffer) or not isinstance(field.owner, np.ndarray):
+            return field
+        return _copy(field.address, field.owner.nbytes, self.model.side)._replace(counted=field.counted)
 
     def fresh(self, size: int) -> Buffer:
         made = Guarded(size, self.model.side)
