@@ -56,6 +56,14 @@ def test_residual_of_a_convolution(kind: str, rng: np.random.Generator) -> None:
     check(m, *({"x": rng.standard_normal((n, c, h, w), np.float32)} for n, h, w in SIZES), levels=LEVELS)
 
 
+def test_residual_of_kernels_that_are_computed_as_one(rng: np.random.Generator) -> None:
+    m = parse("""g (float[n, 3, h, w] x) => (y) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, t)  b = Conv (a, u)  c = Relu(b)  d = Conv <pads = [1, 1, 1, 1], group = 48> (c, v)  e = Relu(d)
+        f = Conv (e, w1)  y0 = Add(f, a)  y = GlobalAveragePool(y0) }""",
+              t=weights(rng, 16, 3, 3, 3), u=weights(rng, 48, 16, 1, 1), v=weights(rng, 48, 1, 3, 3), w1=weights(rng, 16, 48, 1, 1))  # fmt: skip
+    check(m, *({"x": rng.standard_normal((n, 3, h, w), np.float32)} for n, h, w in ((1, 7, 9), (2, 120, 131))), levels=LEVELS)
+
+
 @pytest.mark.parametrize("k", [5, 40, 130])
 def test_residual_of_a_product(k: int, rng: np.random.Generator) -> None:
     m = parse(f"""g (float[n, {k}] x) => (y) {{

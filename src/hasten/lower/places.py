@@ -10,6 +10,7 @@ and the packing is taken that needs least over all of them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -65,25 +66,27 @@ def places(sizes: Mapping[str, DimLike], lives: Mapping[str, Life], over: Over, 
 def offsets(found: Places, sizes: Mapping[str, DimLike]) -> tuple[dict[str, DimLike], DimLike]:
     """Each buffer's offset in the arena, and the arena's size; `sizes`, in bytes, are whole lines."""
     within: dict[str, DimLike] = {}
-    ends: dict[int, DimLike] = {}
     for b, place in found.items():
         within[b] = within[place.over] if place.over is not None else _largest(within[c] + sizes[c] for c in sorted(place.below))
     covered = frozenset[str]().union(*(p.below for p in found.values()))
+    ends: dict[int, list[DimLike]] = {}
     for b, place in found.items():
         if b not in covered:
-            ends[place.region] = D.maximum(ends.get(place.region, 0), within[b] + sizes[b])
+            ends.setdefault(place.region, []).append(within[b] + sizes[b])
     start: dict[int, DimLike] = {}
     total: DimLike = 0
     for region in sorted(ends):
-        start[region], total = total, total + ends[region]
+        start[region], total = total, total + _largest(ends[region])
     return {b: start[place.region] + within[b] for b, place in found.items()}, total
 
 
 def _largest(values: Iterable[DimLike]) -> DimLike:
-    found: DimLike = 0
-    for v in values:
-        found = D.maximum(found, v)
-    return found
+    """The `max` of sizes; what is certainly not larger than another one is left out."""
+    kept: list[DimLike] = []
+    for v in dict.fromkeys(values):
+        if not any(D.nonnegative(k - v) for k in kept):
+            kept = [k for k in kept if not D.nonnegative(v - k)] + [v]
+    return functools.reduce(D.maximum, kept, 0)
 
 
 def _replaces(new: str, old: str, lives: Mapping[str, Life]) -> bool:
