@@ -82,11 +82,11 @@ def offsets(found: Places, sizes: Mapping[str, DimLike]) -> tuple[dict[str, DimL
 
 def _largest(values: Iterable[DimLike]) -> DimLike:
     """The `max` of sizes; what is certainly not larger than another one is left out."""
-    kept: list[DimLike] = []
+    kept: list[DimLike] = [0]
     for v in dict.fromkeys(values):
         if not any(D.nonnegative(k - v) for k in kept):
             kept = [k for k in kept if not D.nonnegative(v - k)] + [v]
-    return functools.reduce(D.maximum, kept, 0)
+    return functools.reduce(D.maximum, kept)
 
 
 def _replaces(new: str, old: str, lives: Mapping[str, Life]) -> bool:
