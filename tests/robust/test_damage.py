@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,6 +136,19 @@ def test_altered_files(compiled: hasten.CompiledModel, tmp_path: Path) -> None:
     compiled.save(path)
     found = altered_files(path, 300, random.randrange(1 << 30))
     assert found["refused"] == found["files"] and not found["accepted"] and not found["other"], found
+
+
+def test_files_of_other_versions(compiled: hasten.CompiledModel, tmp_path: Path) -> None:
+    """One line says who wrote the file, and what to do."""
+    path, other = tmp_path / "model.hasten", b"9" * (len(hasten.__version__) - 4) + b".9.9"
+    compiled.save(path)
+    data = path.read_bytes().replace(b'{"hasten":"' + hasten.__version__.encode(), b'{"hasten":"' + other, 1)
+    for number in (1, 77):
+        head = data[:8] + number.to_bytes(4, "little") + bytes(4) + data[16:64]
+        path.write_bytes(head[:12] + zlib.crc32(head).to_bytes(4, "little") + head[16:] + data[64:])
+        code, errors = finished(command("run", path, cache=tmp_path))
+        assert code == 1 and len(errors.strip().splitlines()) == 1, errors
+        assert f"model.hasten was written by Hasten {other.decode()} with format {number}; " in errors and "Compile the model again" in errors
 
 
 def test_foreign_files(tmp_path: Path) -> None:
