@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import hasten
 from hasten.base import dims as D
 from hasten.codegen import isa as isas
-from hasten.profile import flame, record
+from hasten.profile import Profile, flame, record
 from hasten.profile.instructions import GROUPS, Instructions, InstructionTime, gather, time_instructions
 from hasten.profile.timed import Marks, Timed
 from hasten.profile.trace import chrome_trace
@@ -99,6 +99,13 @@ def test_models_of_the_interpreter_are_not_timed() -> None:
     assert time_instructions(strings, feeds) is None
     profile = record(strings, feeds, rounds=2)
     assert profile.instructions is None and profile.parts() == {} and "instructions" not in profile.to_dict()
+
+
+def test_long_runs_are_cut_off() -> None:
+    model = hasten.compile(network(4, 30_000), threads=1, isa="avx2")
+    made = time_instructions(model, {"x": np.zeros((1, 4), np.float32)}, rounds=1)
+    assert made is not None and made.cut_off and 10_000 < max(row.calls for row in made.rows) < 30_000
+    assert Profile("avx2", "highest", 1, 1, True, 1e-3, 1e-3, (), (), made).parts() == {}
 
 
 def test_profile_has_parts_of_a_call(model: hasten.CompiledModel, feeds: dict[str, np.ndarray]) -> None:

@@ -97,8 +97,8 @@ class Profile:
         return max(0.0, self.least_call - sum(k.least for k in self.kernels))
 
     def parts(self) -> dict[str, float]:
-        """Seconds of a call by what they are for: its instructions by groups, and the call itself; empty where instructions are not timed."""
-        if self.instructions is None:
+        """Seconds of a call by what they are for: its instructions by groups, and the call itself; empty where not all instructions are timed."""
+        if self.instructions is None or self.instructions.cut_off:
             return {}
         groups = self.instructions.groups()
         return groups | {"the call itself": max(0.0, self.call - sum(groups.values()))}
