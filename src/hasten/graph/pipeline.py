@@ -21,6 +21,7 @@ from hasten.graph.edit import Editor, all_graphs
 from hasten.graph.fold import fold_constants, hoist_constants, inline_constant_if, own_outputs, remove_unused
 from hasten.graph.functions import inline_functions
 from hasten.graph.patterns import fuse_gelu, fuse_hard_swish, fuse_layer_norm
+from hasten.graph.resizing import resize_last
 from hasten.graph.simplify import fold_batch_norm, fold_channel_arithmetic, fold_input_scale, fold_pad
 from hasten.graph.transposes import sink_transposes
 from hasten.graph.upgrade import upgrade
@@ -41,6 +42,7 @@ SIMPLIFY: list[tuple[str, Pass]] = [
     ("fold channel arithmetic", fold_channel_arithmetic),
     ("fold input scale", fold_input_scale),
     ("fold Pad", fold_pad),
+    ("Resize last", resize_last),
     ("fuse Gelu", fuse_gelu),
     ("fuse HardSwish", fuse_hard_swish),
     ("fuse LayerNormalization", fuse_layer_norm),
