@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hasten.base.dtypes import to_numpy
 from hasten.base.errors import InputError, ShapeMismatch, TypeMismatch, UnsupportedOperator
-from hasten.base.types import Data, Tensor, adt
+from hasten.base.types import Data, Tensor, adt, listing
 from hasten.lower.ownership import place
 from hasten.vm import file
 from hasten.vm import program as P
@@ -78,6 +78,10 @@ def same(a: Any, b: Any) -> bool:
         elif isinstance(a, np.ndarray):
             if a.dtype != b.dtype or a.shape != b.shape or a.tobytes() != b.tobytes():
                 return False
+        elif isinstance(a, list):
+            if not isinstance(b, (list, tuple)) or len(a) != len(b):
+                return False
+            work += zip(a, b, strict=True)
         elif type(a) is not type(b) or not (a == b or a != a):
             return False
     return True
@@ -190,8 +194,7 @@ def test_wrong_values_are_named(toolbox: Any, value: Any, error: type, text: str
     for model in both(toolbox, copying(Tree)):
         with pytest.raises(error, match=text):
             model(value)
-        assert same(model(leaf(1, 2)), leaf(1, 2))
-        assert model.unreleased == 0
+        assert same(model(leaf(1, 2)), leaf(1, 2)) and model.unreleased == 0
 
 
 def test_wrong_numbers_and_sizes_are_named(toolbox: Any) -> None:
@@ -225,7 +228,7 @@ def test_classes_of_the_same_structure(toolbox: Any) -> None:
 
 
 def test_descriptions_make_the_same_classes() -> None:
-    for family in (Tree, Mixed, Other):
+    for family in (Tree, Mixed, Other, Items, Forest):
         made = families(describe(family))
         assert describe(made[family.__name__]) == describe(family)
 
@@ -245,6 +248,68 @@ def test_shared_libraries_refuse_values() -> None:
 
     with pytest.raises(UnsupportedOperator, match="input 'v' is a value of the data type Tree"):
         tables.check_program(copying(Tree))
+
+
+# --- lists --------------------------------------------------------------------------------------------------------------
+Items = listing(Tensor(("n",), "float64"))
+Forest = adt("Forest", Of=[list[Tree], list[int], list[list[bool]]])
+
+
+def test_lists(toolbox: Any) -> None:
+    models = both(toolbox, copying(Items))
+    given = [np.arange(n, dtype=np.float64) for n in (3, 0, 2)]
+    for value in (given, tuple(given), [], [given[0]] * 5000):
+        found = results(models, value)
+        assert type(found) is list and len(found) == len(value)
+        assert all(same(a, b) for a, b in zip(found, value, strict=True))
+    converted = results(models, [[1, 2], given[0][::-1], np.float64(1) * given[2]])
+    assert [x.tolist() for x in converted] == [[1, 2], [2, 1, 0], [0, 1]]
+    for model in models:
+        with pytest.raises(TypeMismatch, match=r"input 'v': 5 \(int\) cannot be used, the model takes a list"):
+            model(5)
+        with pytest.raises(TypeMismatch, match="input 'v', item 1: 'x' .* the model takes float64"):
+            model([given[0], "x"])
+        assert model([]) == [] and model.unreleased == 0
+
+
+def test_lists_in_values(toolbox: Any) -> None:
+    models = both(toolbox, copying(Forest))
+    value = Forest.Of([leaf(1, 2), Tree.Node(leaf(3, 4), leaf(5, 6))], list(range(-3, 300)), [[True], [], [False, True]])
+    found = results(models, value)
+    assert type(found) is Forest.Of and found[1] == value[1] and found[2] == value[2]
+    assert all(same(a, b) for a, b in zip(found[0], value[0], strict=True))
+    for model in models:
+        with pytest.raises(TypeMismatch, match="input 'v', field 2 of Forest.Of, item 1: 7 .* list"):
+            model(Forest.Of([], [], [[], 7]))
+        with pytest.raises(TypeMismatch, match="input 'v', field 0 of Forest.Of, item 0: list of 0 cannot be used, the model takes a Tree"):
+            model(Forest.Of([[]], [], []))
+
+
+def test_a_list_may_be_changed_while_a_model_runs(toolbox: Any) -> None:
+    """Another thread empties the list: what was in it stays alive until the run ends."""
+    text = """program 2
+input "go" float32 (1) %go
+input "v" value "list[...]" &v
+output "w" value "list[...]" &v
+code
+  %t = alloc heap 4
+  call k_wait (%go, %t) work 1000000
+"""
+    program = from_text(text.replace("list[...]", Items.__name__))
+    program.types = describe(Items)
+    place(program)
+    model = toolbox.model(program)
+    given = [np.full(100_000, n, np.float64) for n in range(5)]
+    go, found = np.zeros(1, np.float32), []
+    thread = threading.Thread(target=lambda: found.append(model(go, given)))
+    thread.start()
+    while model.unreleased == 0 and sys.getrefcount(given[-1]) < 3:
+        pass
+    given.clear()
+    gc.collect()
+    go[0] = 1
+    thread.join()
+    assert [x.mean() for x in found[0]] == [0, 1, 2, 3, 4]
 
 
 # --- leaks and threads --------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@
     tree = Tree.Node(Tree.Leaf(x), Tree.Leaf(y))
 
 A value of an algebraic data type is a tuple of its fields; its class says which variant it is. Fields are typed by `Tensor`, int, float, bool,
-another data type, this one's name in quotes, or a function of no arguments that gives a data type which is defined later.
+another data type, this one's name in quotes, a function of no arguments that gives a data type which is defined later, list[...] of one of these, or a
+function (collections.abc.Callable[[...], ...]) in values that stay inside of functions.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Data(tuple):  # type: ignore[type-arg]
     tag: ClassVar[int] = -1
     types: ClassVar[tuple[Any, ...]] = ()  # as given to `adt`
     family: ClassVar[type[Data]]
+    sequence: ClassVar[bool] = False  # in Python its values are lists; see `listing`
 
     def __new__(cls, *fields: Any) -> Data:
         if cls.tag < 0:
@@ -87,7 +89,9 @@ class Data(tuple):  # type: ignore[type-arg]
 def _resolved(family: type[Data], t: Any) -> Any:
     if isinstance(t, str):
         return family
-    return t() if not isinstance(t, type) and callable(t) else t
+    if getattr(t, "__origin__", None) is list:
+        return listing(_resolved(family, t.__args__[0]))
+    return t() if not isinstance(t, type) and callable(t) and not hasattr(t, "__origin__") else t
 
 
 def adt(name: str, /, **variants: Sequence[Any]) -> type[Data]:
@@ -115,9 +119,31 @@ def _getter(k: int) -> Callable[[Any], Any]:
 
 
 def _check_field(name: str, label: str, t: Any) -> None:
+    if getattr(t, "__origin__", None) is list:
+        return _check_field(name, label, t.__args__[0])
+    if getattr(t, "__origin__", None) is Callable:
+        return
     fine = isinstance(t, Tensor) or t in SCALARS or t == name or (isinstance(t, type) and issubclass(t, Data))
     if not fine and (isinstance(t, (str, type)) or not callable(t)):
-        raise TypeMismatch(f"{name}.{label}: {t!r} is no type of a field; allowed are hasten.Tensor(...), int, float, bool, data types, and {name!r}")
+        raise TypeMismatch(f"{name}.{label}: {t!r} is no type of a field; allowed are hasten.Tensor(...), int, float, bool, data types, {name!r}, list[...], Callable[[...], ...]")
+
+
+_lists: dict[Any, type[Data]] = {}
+
+
+def listing(item: Any) -> type[Data]:
+    """The data type of a list[item]: empty, or a list with one item more at its end, so that adding an item shares the rest. In Python such
+    values are lists."""
+    if item not in _lists:
+        name = f"list[{item.__name__ if isinstance(item, type) else item}]"
+        _lists[item] = adt(name, Nil=[], Snoc=[name, item])
+        _lists[item].sequence = True
+    return _lists[item]
+
+
+def is_list(family: Any) -> bool:
+    """Whether a data type was made by `listing`."""
+    return bool(getattr(family, "sequence", False))
 
 
 def reachable(family: type[Data]) -> Iterator[type[Data]]:

@@ -94,8 +94,8 @@ class Word:
     RELEASE = 7  # the run-time's destructor of capsules that own output memory
     DEPTH = 8  # most activations that may wait for each other
     UNRELEASED = 9  # written by a run with counted memory: how much of it was alive at its end
-    NUMBERS = 10  # the types int, float, bool of Python
-    DESCRIPTORS = 13  # dtype objects of the inputs, then of the outputs (values: 0), then of the fields of data types (`field_dtypes`);
+    CLASSES = 10  # int, float, bool, list, tuple of Python
+    DESCRIPTORS = 15  # dtype objects of the inputs, then of the outputs (values: 0), then of the fields of data types (`field_dtypes`);
     # behind them the classes of the data types' variants
 
 

@@ -153,8 +153,8 @@ class NativeModel(Model):
             api.new_from_descr,
             api.set_base_object,
         )
-        for number, word in enumerate((int, float, bool)):
-            words[Word.NUMBERS + number] = id(word)
+        for number, cls in enumerate((int, float, bool, list, tuple)):
+            words[Word.CLASSES + number] = id(cls)
         for number, dtype in enumerate(dtypes):
             words[Word.DESCRIPTORS + number] = id(dtype)
         kept: list[Any] = []

@@ -101,10 +101,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class DataType:
-    """An algebraic data type: a value's tag is the number of its variant."""
+    """An algebraic data type: a value's tag is the number of its variant. sequence: in Python it is a list; the variants are the empty one, and one with
+    the rest and the last item."""
 
     name: str
     variants: tuple[Variant, ...]
+    sequence: bool = False
 
 
 @dataclass(frozen=True)

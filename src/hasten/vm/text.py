@@ -2,6 +2,7 @@
 
     program 2
     type "Tree" = ("Leaf" (float32 (1, "n"), number int64), "Node" ("Tree", "Tree"))
+    sequence "list[Tree]" = ("Nil" (), "Snoc" ("list[Tree]", "Tree"))
     input "t" value "Tree" &t
     input "x" float32 (N, 16) %b0
     output "y" float32 (N, 16) %b2
@@ -70,7 +71,7 @@ FORMAT = "program 2"
 def to_text(program: Program) -> str:
     """The program as text."""
     lines = [FORMAT]
-    lines += [f"type {json.dumps(t.name)} = ({', '.join(map(_variant, t.variants))})" for t in program.types]
+    lines += [f"{'sequence' if t.sequence else 'type'} {json.dumps(t.name)} = ({', '.join(map(_variant, t.variants))})" for t in program.types]
     lines += [_spec("input", s) for s in program.inputs]
     lines += [_spec("output", s) for s in program.outputs]
     lines += [f"constant %{name_text(c.buffer)} at {c.offset} size {c.size}" for c in program.constants]
@@ -158,7 +159,7 @@ class LazyProgram(Program):
 _TENSOR_SPEC = re.compile(rf"(input|output) {TEXT} (\w+) (\(.*\)) %{NAME}")
 _OBJECT_SPEC = re.compile(rf"(input|output) {TEXT} object {TEXT} \${NAME}")
 _VALUE_SPEC = re.compile(rf"(input|output) {TEXT} value {TEXT} &{NAME}")
-_TYPE = re.compile(rf"type {TEXT} = (\(.*\))")
+_TYPE = re.compile(rf"(type|sequence) {TEXT} = (\(.*\))")
 _FUNCTION = re.compile(rf"function {NAME} (\(.*\))")
 _CONSTANT = re.compile(rf"constant %{NAME} at ([0-9]+) size ([0-9]+)")
 _HOST_OP = re.compile(rf"host_op {TEXT} {TEXT} ([A-Za-z0-9+/=]*)")
@@ -235,7 +236,7 @@ class _Reader:
             specs = program.inputs if m[1] == "input" else program.outputs
             specs.append(ValueSpec(json.loads(m[2]), json.loads(m[3]), read_name(m[4])))
         elif m := _TYPE.fullmatch(line):
-            program.types.append(DataType(json.loads(m[1]), tuple(map(_read_variant, split(m[2][1:-1])))))
+            program.types.append(DataType(json.loads(m[2]), tuple(map(_read_variant, split(m[3][1:-1]))), m[1] == "sequence"))
         elif m := _CONSTANT.fullmatch(line):
             program.constants.append(Constant(read_name(m[1]), int(m[2]), int(m[3])))
         else:

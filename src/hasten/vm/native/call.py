@@ -19,7 +19,7 @@ from hasten.vm.native import counted
 from hasten.vm.native.arrays import WRAP, emit_wrap, emit_wrap_copy, read_array
 from hasten.vm.native.memory import HEADER, RAW, context_word, field
 from hasten.vm.native.sizes import Sizes
-from hasten.vm.native.values import VALUE_IN, VALUE_OUT, emit_values
+from hasten.vm.native.values import LET_GO, VALUE_IN, VALUE_OUT, emit_values
 from hasten.vm.program import Program, TensorSpec, ValueSpec, While
 
 _SLOW, _WRONG_SHAPE, _FAILED = 0, 1, 2
@@ -111,6 +111,7 @@ class _Call:
 
     def close_pool(self) -> None:
         if self.values:
+            self.f.call(LET_GO, "void", [self.pool()])
             self.f.call(counted.CLOSE, "void", [self.pool()])
 
     def pool(self) -> V:

@@ -24,8 +24,9 @@ COUNT, TAG, FIELDS, CLASS = -32, -24, -16, -8
 WORDS = 16  # bytes of a field
 OPEN, CLOSE, NEW, DROP, STACK_NEXT = "hst_pool_open", "hst_pool_close", "hst_new", "hst_drop", "hst_stack_next"
 
-# The pool: blocks of their own, counted memory alive, the classes' piece in use, the stack's top and piece, the lists of freed blocks.
-BLOCKS, ALIVE, AT, PIECE, TOP, LIMIT, FREED = 0, 16, 24, 32, 40, 48, 64
+# The pool: blocks of their own, counted memory alive, the classes' piece in use, the stack's top and piece, what
+# the call path keeps there (`hasten.vm.native.values`), the lists of freed blocks.
+BLOCKS, ALIVE, AT, PIECE, TOP, LIMIT, KEPT, FREED = 0, 16, 24, 32, 40, 48, 56, 64
 _SMALLEST, _LARGEST = 7, 16  # classes
 _FIRST, _STACK_FIRST = FREED + 8 * 24, FREED + 8 * 24 + 64  # footers of empty pieces that the chains begin with
 _POOL_BYTES = _STACK_FIRST + 64
@@ -125,6 +126,7 @@ def _emit_close(module: Module) -> None:
     _store(f, pool, pool, BLOCKS + memory.NEXT)
     _store(f, pool, pool, BLOCKS + memory.PREVIOUS)
     _store(f, f.const("i64", 0), pool, ALIVE)
+    _store(f, null, pool, KEPT)
     for first, at, end in ((_FIRST, AT, PIECE), (_STACK_FIRST, TOP, LIMIT)):
         _store(f, f.offset(pool, first), pool, at)
         _store(f, f.offset(pool, first), pool, end)

@@ -3,10 +3,11 @@
     hst_value_in(pool, object, type) -> p or null     a counted value of a tuple whose class is the one in the model's context; null where anything is
                                                       unusual (another class, an array of another dtype, shape or order): then the slow way says what
     hst_value_out(pool, p, type) -> object or null    the reverse; null with an exception of Python set
+    hst_let_go(pool)                                  gives up what hst_value_in has kept alive
 
 Neither recurses. On the way in, a value that waits for its turn is noted in the place where it will be: a list for each data type is linked through these
 fields. On the way out a tuple is made when its value is met, and filled when its turn comes. Arrays are used where they lie on the way in (the caller
-keeps them alive), and copied on the way out.
+keeps them alive; of lists, which other threads may change meanwhile, a tuple is kept), and copied on the way out.
 """
 
 from __future__ import annotations
@@ -22,19 +23,32 @@ from hasten.vm.native.arrays import TYPE, read_array, wrap_copy
 from hasten.vm.native.memory import context_word
 from hasten.vm.program import Program, TensorField, Variant
 
-VALUE_IN, VALUE_OUT = "hst_value_in", "hst_value_out"
+VALUE_IN, VALUE_OUT, LET_GO = "hst_value_in", "hst_value_out", "hst_let_go"
 SIZE = 16  # offset of the number of items in a tuple object
 _INTERNAL = "nounwind noinline"
 _TUPLE, _NODE_BYTES = 16, 24  # on the way out: next node, value, tuple
 
 _NUMBERS = {"int64": 0, "float64": 1, "bool": 2}
-"""dtypes of Python's numbers, in the order of `Word.NUMBERS`."""
+"""dtypes of Python's numbers, in the order of `Word.CLASSES`."""
+_LIST, _TUPLE_CLASS = 3, 4
 
 
 def emit_values(module: Module, program: Program) -> None:
-    """hst_value_in and hst_value_out, for a Program with values among its inputs or outputs."""
+    """The functions of this page, for a Program with values among its inputs or outputs."""
     _In(module, program).emit()
     _Out(module, program).emit()
+    _emit_let_go(module)
+
+
+def _emit_let_go(module: Module) -> None:
+    f = module.function(LET_GO, [("pool", "ptr")], "void", _INTERNAL, internal=True)
+    kept = f.var("ptr", f.load("ptr", f.offset(f.args[0], counted.KEPT)))
+    with f.forever() as loop:
+        node = kept.get()
+        loop.break_if(node.eq(f.const("ptr", 0)))
+        kept.set(f.load("ptr", node))
+        f.call("Py_DecRef", "void", [f.load("ptr", f.offset(node, 8))])
+    f.ret()
 
 
 class _Way:
@@ -112,6 +126,9 @@ class _In(_Way):
         f = self.f
         given = f.load("ptr", place)
         cls = f.load("ptr", f.offset(given, TYPE))
+        if self.program.types[number].sequence:
+            self.sequence(place, given, cls, self.program.types[number].variants[1])
+            return
         done = f.label("done")
         for of, tag, variant, wanted in self.variants():
             if of == number:
@@ -123,29 +140,71 @@ class _In(_Way):
 
     def variant(self, place: V, given: V, tag: int, variant: Variant) -> None:
         f = self.f
-        count = len(variant.fields) + len(variant.sizes)
         self.need(f.load("i64", f.offset(given, SIZE)).eq(len(variant.fields)))
-        p = self.new(counted.WORDS * count)
-        f.store(f.const("i64", tag), f.offset(p, counted.TAG))
-        f.store(f.const("i64", count), f.offset(p, counted.FIELDS))
-        f.store(p, place)
-        f.store(p, f.offset(place, 8))
+        p = self.value(tag, len(variant.fields) + len(variant.sizes))
+        self.put(p, p, place)
         sizes: dict[str, V] = {}
         for n, x in enumerate(variant.fields):
-            at = f.offset(p, counted.WORDS * n)
-            item = f.call("PyTuple_GetItem", "ptr", [given, f.const("i64", n)])
-            if isinstance(x, str):
-                self.wait(at, item, self.types[x])
-            elif x.number:
-                data = self.number(x.dtype, item)
-                f.store(data, at)
-                f.store(data, f.offset(at, 8))
-            else:
-                f.store(self.tensor(x, item, sizes), at)
-                f.store(self.null, f.offset(at, 8))
-        for n, size in enumerate(sizes.values(), len(variant.fields)):
-            f.store(size, f.offset(p, counted.WORDS * n))
-            f.store(self.null, f.offset(p, counted.WORDS * n + 8))
+            self.field(x, f.call("PyTuple_GetItem", "ptr", [given, f.const("i64", n)]), f.offset(p, counted.WORDS * n), sizes)
+        self.sizes(p, len(variant.fields), sizes)
+
+    def sequence(self, place: V, given: V, cls: V, variant: Variant) -> None:
+        """A list or a tuple, from its first item on."""
+        f = self.f
+        is_list = cls.eq(f.load("ptr", context_word(f, Word.CLASSES + _LIST)))
+        self.need(is_list | cls.eq(f.load("ptr", context_word(f, Word.CLASSES + _TUPLE_CLASS))))
+        items, last = f.var("ptr", given), f.var("ptr", self.value(0, 0))
+        with f.when(is_list):
+            items.set(self.kept(f.call("PyList_AsTuple", "ptr", [given])))
+        with f.loop(0, f.load("i64", f.offset(items.get(), SIZE))) as n:
+            p = self.value(1, 2 + len(variant.sizes))
+            self.put(last.get(), last.get(), p)
+            sizes: dict[str, V] = {}
+            self.field(variant.fields[1], f.call("PyTuple_GetItem", "ptr", [items.get(), n]), f.offset(p, counted.WORDS), sizes)
+            self.sizes(p, 2, sizes)
+            last.set(p)
+        self.put(last.get(), last.get(), place)
+
+    def kept(self, made: V) -> V:
+        """An object that lives until hst_let_go."""
+        f = self.f
+        with f.when(made.eq(self.null)):
+            f.call("PyErr_Clear", "void", [])
+            f.jump("unusual")
+        node = f.call(counted.NEW, "ptr", [self.pool, f.const("i64", 16)])
+        with f.when(node.eq(self.null)):
+            f.call("Py_DecRef", "void", [made])
+            f.jump("unusual")
+        alive = f.offset(self.pool, counted.ALIVE)
+        f.store(f.load("i64", alive) - 1, alive)  # not the run's
+        f.store(f.load("ptr", f.offset(self.pool, counted.KEPT)), node)
+        f.store(made, f.offset(node, 8))
+        f.store(node, f.offset(self.pool, counted.KEPT))
+        return made
+
+    def field(self, x: TensorField | str, item: V, at: V, sizes: dict[str, V]) -> None:
+        if isinstance(x, str):
+            self.wait(at, item, self.types[x])
+        elif x.number:
+            data = self.number(x.dtype, item)
+            self.put(data, data, at)
+        else:
+            self.put(self.tensor(x, item, sizes), self.null, at)
+
+    def sizes(self, p: V, first: int, sizes: dict[str, V]) -> None:
+        for n, size in enumerate(sizes.values(), first):
+            self.put(size, self.null, self.f.offset(p, counted.WORDS * n))
+
+    def put(self, word: V, reference: V, place: V) -> None:
+        self.f.store(word, place)
+        self.f.store(reference, self.f.offset(place, 8))
+
+    def value(self, tag: int, fields: int) -> V:
+        f = self.f
+        p = self.new(counted.WORDS * fields)
+        f.store(f.const("i64", tag), f.offset(p, counted.TAG))
+        f.store(f.const("i64", fields), f.offset(p, counted.FIELDS))
+        return p
 
     def new(self, size: int) -> V:
         p = self.f.call(counted.NEW, "ptr", [self.pool, self.f.const("i64", size)])
@@ -165,7 +224,7 @@ class _In(_Way):
 
     def number(self, name: str, item: V) -> V:
         f = self.f
-        kind = f.load("ptr", context_word(f, Word.NUMBERS + _NUMBERS[name]))
+        kind = f.load("ptr", context_word(f, Word.CLASSES + _NUMBERS[name]))
         self.need(f.load("ptr", f.offset(item, TYPE)).eq(kind))
         p = self.new(8)
         if name == "float64":
@@ -205,8 +264,12 @@ class _Out(_Way):
         f.ret(self.null)
 
     def made(self, number: int, p: V, failed: str = "failed") -> V:
-        """An empty tuple for a value of this data type."""
+        """An empty tuple (a list of a sequence) for a value of this data type."""
         f = self.f
+        if self.program.types[number].sequence:
+            made = f.call("PyList_New", "ptr", [self.length(p)])
+            self.need(made, failed)
+            return made
         tag, cls, count = f.load("i64", f.offset(p, counted.TAG)), f.var("ptr", self.null), f.var("i64", 0)
         for of, which, variant, wanted in self.variants():
             if of == number:
@@ -239,6 +302,9 @@ class _Out(_Way):
         p, made = f.load("ptr", f.offset(node, 8)), f.load("ptr", f.offset(node, _TUPLE))
         tag, done = f.load("i64", f.offset(p, counted.TAG)), f.label("done")
         counted.release(f, self.pool, node)
+        if self.program.types[number].sequence:
+            self.items(self.program.types[number].variants[1], p, made)
+            return
         for which, variant in enumerate(self.program.types[number].variants):
             with f.when(tag.eq(which)):
                 self.fields(variant, p, made)
@@ -246,21 +312,49 @@ class _Out(_Way):
         f.place(done)
 
     def fields(self, variant: Variant, p: V, made: V) -> None:
-        f = self.f
-        sizes = {d: f.load("i64", f.offset(p, counted.WORDS * n)) for n, d in enumerate(variant.sizes, len(variant.fields))}
+        sizes = self.sizes(variant, p)
         for n, x in enumerate(variant.fields):
-            data = f.load("ptr", f.offset(p, counted.WORDS * n))
-            if isinstance(x, str):
-                item = self.made(self.types[x], data)
-            elif x.number:
-                item = self.number(x.dtype, data)
-            else:
-                dims = [f.const("i64", d) if isinstance(d, int) else sizes[d] for d in x.shape]
-                item = wrap_copy(f, self.descriptor(x.dtype), data, dims, dtype(x.dtype).size)
-            self.need(item)
-            f.call("PyTuple_SetItem", "i32", [made, f.const("i64", n), item])
-            if isinstance(x, str):
-                self.wait(self.types[x], data, item)
+            self.put("PyTuple_SetItem", made, self.f.const("i64", n), x, self.f.offset(p, counted.WORDS * n), sizes)
+
+    def sizes(self, variant: Variant, p: V) -> dict[str, V]:
+        f = self.f
+        return {d: f.load("i64", f.offset(p, counted.WORDS * n)) for n, d in enumerate(variant.sizes, len(variant.fields))}
+
+    def put(self, setter: str, made: V, index: V, x: TensorField | str, field: V, sizes: dict[str, V]) -> None:
+        """Item number `index` of a tuple or list := a field."""
+        f = self.f
+        data = f.load("ptr", field)
+        if isinstance(x, str):
+            item = self.made(self.types[x], data)
+        elif x.number:
+            item = self.number(x.dtype, data)
+        else:
+            dims = [f.const("i64", d) if isinstance(d, int) else sizes[d] for d in x.shape]
+            item = wrap_copy(f, self.descriptor(x.dtype), data, dims, dtype(x.dtype).size)
+        self.need(item)
+        f.call(setter, "i32", [made, index, item])
+        if isinstance(x, str):
+            self.wait(self.types[x], data, item)
+
+    def length(self, p: V) -> V:
+        """Of a sequence."""
+        f = self.f
+        node, count = f.var("ptr", p), f.var("i64", 0)
+        with f.forever() as loop:
+            loop.break_if(f.load("i64", f.offset(node.get(), counted.TAG)).eq(0))
+            node.set(f.load("ptr", node.get()))
+            count.set(count.get() + 1)
+        return count.get()
+
+    def items(self, variant: Variant, p: V, made: V) -> None:
+        """The items of a sequence, from the last one on."""
+        f = self.f
+        node, index = f.var("ptr", p), f.var("i64", f.load("i64", f.offset(made, SIZE)))
+        with f.forever() as loop:
+            loop.break_if(index.get().eq(0))
+            index.set(index.get() - 1)
+            self.put("PyList_SetItem", made, index.get(), variant.fields[1], f.offset(node.get(), counted.WORDS), self.sizes(variant, node.get()))
+            node.set(f.load("ptr", node.get()))
 
     def number(self, name: str, data: V) -> V:
         f = self.f
