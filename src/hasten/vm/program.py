@@ -306,7 +306,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Invoke:
-    """Run a function, which takes the references of `args` over; `results` are assigned what it returns and own it. `function`: a name, or a
+    """Run a function, which takes the references of `args` over; `results`, all different, are assigned what it returns and own it. `function`: a name, or a
     closure: its function gets the closure itself as one more argument, the last one. With `tail` the activation ends here (the results are
     those of the function, `results` is empty): however many such calls follow each other, they take no more memory than one. A run fails
     where more activations wait for each other than the model allows. Not in the main code: `tail`."""
