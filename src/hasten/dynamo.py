@@ -88,9 +88,8 @@ def _refuse(arguments: Sequence[Any]) -> None:
 def _compile(options: Options, arguments: Sequence[Any], module: Any, fakes: Sequence[Any]) -> Graph:
     """AOTAutograd's compiler of functional graphs. arguments: those of the traced graph, of which parameters are the real ones."""
     weights = _constant(arguments, fakes)
-    translated = aten_graph(module, weights)
     with _disable_current_modes():  # parameters are real
-        return Graph(options, translated, fakes, weights)
+        return Graph(options, aten_graph(module, weights), fakes, weights)
 
 
 def _constant(arguments: Sequence[Any], fakes: Sequence[Any]) -> dict[int, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from hasten.base.errors import InputError, MissingDependency, ModelError
+from hasten.base.errors import HastenError, InputError, MissingDependency, ModelError
 from hasten.frontends.onnx import load_graph
 
 _OPSET = 23  # the first that has Attention and RMSNormalization, which the exporter then uses
@@ -40,7 +40,7 @@ def export_module(module: Any, example_inputs: Any = None, dynamic_shapes: Any =
     training = module.training
     module.eval()
     try:
-        with torch.no_grad(), _failing(f"export this {type(module).__name__}"):
+        with torch.no_grad(), failing(f"export this {type(module).__name__}"):
             program = _capture(module, args, kwargs, dynamic_shapes)
     finally:
         module.train(training)
@@ -51,9 +51,9 @@ def program_model(program: Any, what: str, dynamic_shapes: Any = None) -> ir.Mod
     """An exported program as a checked graph; `dynamic_shapes` names its sizes. Raises ModelError, naming the operator that ONNX lacks."""
     import torch
 
-    from hasten.frontends.torch_recurrent import with_operators
+    from hasten.frontends.torch_operators import with_operators
 
-    with torch.no_grad(), _failing(f"export this {what} to ONNX"), _quiet():
+    with torch.no_grad(), failing(f"export this {what} to ONNX"), _quiet():
         found = torch.onnx.export(with_operators(program), dynamic_shapes=dynamic_shapes, dynamo=True, opset_version=_OPSET, verbose=False)
     if found is None:
         raise ModelError(f"PyTorch exported nothing for this {what}")
@@ -80,19 +80,22 @@ def _capture(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic
 
 
 @contextlib.contextmanager
-def _failing(what: str) -> Iterator[None]:
+def failing(what: str) -> Iterator[None]:
     """The exporter raises many kinds of errors of its own; all mean the same to the caller."""
     try:
         yield
+    except HastenError:
+        raise
     except Exception as error:
         raise ModelError(f"PyTorch cannot {what}: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the cause: the outer ones say that something failed."""
+    """The beginning of the cause: the outer ones say that something failed."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__
 
 
 @contextlib.contextmanager

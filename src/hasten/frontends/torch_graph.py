@@ -18,7 +18,7 @@ from torch.export import graph_signature as S
 from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
 
 from hasten.base.errors import UnsupportedOperator
-from hasten.frontends.torch import program_model
+from hasten.frontends.torch import failing, program_model
 from hasten.frontends.torch_arrays import to_array
 from hasten.frontends.torch_restore import ATTENTION, expression, restore
 
@@ -56,8 +56,14 @@ def aten_graph(module: Any, constant: Collection[int]) -> AtenGraph:
     constant: positions of the arguments that become constants. Raises UnsupportedOperator for what a model cannot express, ModelError for what
     PyTorch's exporter cannot.
     """
+    with failing("export this graph"):
+        return _translate(module, constant)
+
+
+def _translate(module: Any, constant: Collection[int]) -> AtenGraph:
     graph = module.graph
     restore(graph)
+    _without_unused(module)
     _refuse_random(graph)
     placeholders = graph.find_nodes(op="placeholder")
     results, outputs = _results(graph, placeholders)
@@ -118,21 +124,57 @@ def _sizes_from_tensors(placeholders: list[Any]) -> None:
 
 def _program(module: Any, inputs: list[Any], outputs: list[Any]) -> ExportedProgram:
     """The graph as `torch.export` would give it, all inputs being the user's."""
+    constants = _lifted(module)
     module.graph.lint()
     module.recompile()
+    lifted = [S.InputSpec(S.InputKind.CONSTANT_TENSOR, S.TensorArgument(name=name), name) for name in constants]
     tree = torch.utils._pytree.tree_structure
     calls = ModuleCallSignature([], [], tree((tuple(range(len(inputs))), {})), tree(tuple(range(len(outputs)))))
     return ExportedProgram(
         root=module,
         graph=module.graph,
         graph_signature=S.ExportGraphSignature(
-            [S.InputSpec(S.InputKind.USER_INPUT, _argument(node), None) for node in inputs],
+            lifted + [S.InputSpec(S.InputKind.USER_INPUT, _argument(node), None) for node in inputs],
             [S.OutputSpec(S.OutputKind.USER_OUTPUT, _argument(node), None) for node in outputs],
         ),
         state_dict={},
         range_constraints={},
         module_call_graph=[ModuleCallEntry("", calls)],
+        constants=constants,
     )
+
+
+def _lifted(module: Any) -> dict[str, Any]:
+    """Tensors that are the graph's own become its first inputs, as exported programs have them; by name."""
+    constants: dict[str, Any] = {}
+    for node in list(module.graph.find_nodes(op="get_attr")):
+        tensor = getattr(module, node.target)
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        with module.graph.inserting_before(next(iter(module.graph.nodes))):
+            place = module.graph.placeholder(f"constant_{len(constants)}")
+        place.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(place)
+        module.graph.erase_node(node)
+        constants = {place.name: tensor, **constants}
+    return constants
+
+
+def _without_unused(module: Any) -> None:
+    """Nested graphs (of cond, while_loop, ...) lose the inputs that none of them reads: PyTorch passes them all sizes that it met."""
+    for node in module.graph.nodes:
+        nested = [getattr(module, a.target) for a in node.args if getattr(a, "op", "") == "get_attr"]
+        if not nested or not isinstance(node.args[-1], (tuple, list)):
+            continue
+        *front, operands = node.args
+        places = [m.graph.find_nodes(op="placeholder")[-len(operands) :] for m in nested]
+        unread = [k for k in range(len(operands)) if not any(p[k].users for p in places)]
+        for m, p in zip(nested, places, strict=True):
+            for k in unread:
+                m.graph.erase_node(p[k])
+            m.recompile()
+        node.args = (*front, tuple(a for k, a in enumerate(operands) if k not in unread))
+    module.graph.eliminate_dead_code()
 
 
 def _argument(node: Any) -> Any:

@@ -1,15 +1,15 @@
 """Recurrent layers as the ONNX operators LSTM, GRU and RNN.
 
 PyTorch unrolls a recurrent layer over the example's length when it traces one (or makes a loop of small operators of it), so that an exported
-layer would know one length only. Within `recurrent_operators()` lengths stay open while a module is traced; `with_operators` then puts one ONNX
-operator in the place of each level, with `torch.onnx.ops.symbolic_multi_out`.
+layer would know one length only. Within `recurrent_operators()` lengths stay open while a module is traced; the decompositions `RECURRENT` then
+put one ONNX operator in the place of each level, with `torch.onnx.ops.symbolic_multi_out`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,14 +35,15 @@ _KINDS = {
     torch.ops.aten.rnn_tanh.input: _Kind("RNN", (0,), activation="Tanh"),
     torch.ops.aten.rnn_relu.input: _Kind("RNN", (0,), activation="Relu"),
 }
+_DIRECTIONS = {1: "forward", 2: "bidirectional"}
 
 
 @contextlib.contextmanager
 def recurrent_operators() -> Iterator[None]:
     """While this lasts, recurrent layers are ONNX operators to all tracing. For the whole process: PyTorch's tables are."""
     before = {op: op.py_kernels.get(_COMPOSITE) for op in _KINDS}
-    for op, kind in _KINDS.items():
-        op.py_kernels[_COMPOSITE] = functools.partial(_layers, kind)
+    for op in _KINDS:
+        op.py_kernels[_COMPOSITE] = RECURRENT[op]
     try:
         yield
     finally:
@@ -51,13 +52,6 @@ def recurrent_operators() -> Iterator[None]:
                 del op.py_kernels[_COMPOSITE]
             else:
                 op.py_kernels[_COMPOSITE] = kernel
-
-
-def with_operators(program: Any) -> Any:
-    """An ExportedProgram with ONNX operators for its recurrent layers."""
-    if not any(node.target in _KINDS for node in program.graph.nodes):
-        return program
-    return program.run_decompositions({op: functools.partial(_layers, kind) for op, kind in _KINDS.items()})
 
 
 def _layers(kind: _Kind, x: Any, hx: Any, params: Sequence[Any], biased: bool, layers: int, dropout: float, train: bool, bidirectional: bool,
@@ -75,18 +69,27 @@ def _layers(kind: _Kind, x: Any, hx: Any, params: Sequence[Any], biased: bool, l
     for layer in range(layers):
         levels = range(layer * directions, (layer + 1) * directions)
         weights = [[_reordered(w, kind.gates) for w in params[n * each : (n + 1) * each]] for n in levels]
-        x, *after = _layer(kind, x, weights, [s[levels.start : levels.stop] for s in states])
+        x, *after = _layer(kind, x, weights, [s[levels.start : levels.stop] for s in states], _DIRECTIONS[directions])
         for found, state in zip(last, after, strict=True):
             found.append(state)
     return (x.transpose(0, 1) if batch_first else x, *(torch.cat(found) for found in last))
 
 
-def _layer(kind: _Kind, x: Any, weights: list[list[Any]], states: list[Any]) -> tuple[Any, ...]:
+def _onednn(x: Any, w: Any, r: Any, wb: Any, rb: Any, h: Any, c: Any, reverse: bool, batch_sizes: Sequence[int], mode: int, hidden: int, layers: int,
+            biased: bool, bidirectional: bool, batch_first: bool, train: bool) -> tuple[Any, ...]:  # fmt: skip
+    """aten::mkldnn_rnn_layer, which is what PyTorch's compiler makes of one direction of one level of an LSTM on the CPU."""
+    kind = _KINDS[torch.ops.aten.lstm.input]
+    weights = [_reordered(v, kind.gates) for v in ((w, r, wb, rb) if biased else (w, r))]
+    y, *after = _layer(kind, x, [weights], [h, c], "reverse" if reverse else "forward")
+    return (y, *after, x.new_empty(0))
+
+
+def _layer(kind: _Kind, x: Any, weights: list[list[Any]], states: list[Any], direction: str) -> tuple[Any, ...]:
     """One level in all its directions. x: float[seq, batch, input]; weights of a direction: [gates * hidden, input], [gates * hidden, hidden], biases."""
     length, batch, hidden = x.shape[0], x.shape[1], states[0].shape[2]
     directions = len(weights)
     bias = torch.stack([torch.cat(w[2:]) for w in weights]) if len(weights[0]) == 4 else None
-    attributes: dict[str, Any] = {"hidden_size": hidden, "direction": "forward" if directions == 1 else "bidirectional"}
+    attributes: dict[str, Any] = {"hidden_size": hidden, "direction": direction}
     if kind.activation:
         attributes["activations"] = [kind.activation] * directions
     if kind.after_reset:
@@ -100,3 +103,7 @@ def _layer(kind: _Kind, x: Any, weights: list[list[Any]], states: list[Any]) -> 
 def _reordered(weight: Any, gates: tuple[int, ...]) -> Any:
     hidden = weight.shape[0] // len(gates)
     return torch.cat([weight[k * hidden : (k + 1) * hidden] for k in gates])
+
+
+RECURRENT: dict[Any, Callable[..., Any]] = {op: functools.partial(_layers, kind) for op, kind in _KINDS.items()}
+RECURRENT[torch.ops.aten.mkldnn_rnn_layer.default] = _onednn
