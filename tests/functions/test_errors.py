@@ -14,6 +14,7 @@ from hasten import Tensor
 Row = Tensor((3,))
 COUNT = np.arange(3)
 Tree = hasten.adt("Tree", Leaf=[Row], Node=["Tree", "Tree"])
+Other = hasten.adt("Tree", Leaf=[])
 Shape = hasten.adt("Shape", Round=[Row], Square=[Row, int])
 
 
@@ -197,7 +198,7 @@ def case_item_assignment(x: Row) -> Row:
 
 def case_list_append(x: Row) -> Row:
     y = [x]
-    y.append(x)  # HERE: the result of this expression is not used
+    y.append(x)  # HERE: lists do not change: make a longer one, as y = y + [x]
     return y[0]
 
 
@@ -285,6 +286,29 @@ def case_closure_that_grows(x: Row, k: int) -> Row:
     return growing(lambda y: y, x, k)
 
 
+def case_two_types_of_one_name(t: Tree) -> tuple[Tree, Other]:  # HERE: two data types are named 'Tree'
+    return t, Other.Leaf()
+
+
+def case_functions_differ(x: Row, k: int) -> Row:
+    f = (lambda y: y) if k > 0 else (lambda y: y * 2)  # HERE: for functions say it, as f: Callable
+    return f(x)
+
+
+def case_closure_arguments(x: Row) -> Row:
+    f: Callable[[Row, int], Row] = lambda y: y  # noqa: E731 # HERE: <lambda> takes 1 arguments, expected is Callable
+    return f(x, 1)
+
+
+def case_closure_call(x: Row) -> Row:
+    f: Callable[[Row], Row] = lambda y: y  # noqa: E731
+    return f(x, x)  # HERE: takes 1 arguments by position, got 2
+
+
+def case_function_as_input(f: Callable[[Row], Row], x: Row) -> Row:  # HERE: functions cannot go into a model
+    return f(x)
+
+
 @hasten.function
 def helper(x: Row, k: int) -> Row:
     return x * k
@@ -318,7 +342,8 @@ def test_error_at_the_line(name: str) -> None:
     with pytest.raises(hasten.SourceError) as caught:
         hasten.compile(function)
     message = str(caught.value)
-    place, shown, marks = message.splitlines()
+    place, shown, marks, *calls = message.splitlines()
+    assert bool(calls) == (name == "closure_that_grows") and all(c.startswith(f"  called in {__file__}:") for c in calls)
     assert place.startswith(f"{__file__}:{number} in "), message
     assert shown.strip() == text.strip()
     assert text.split(f"# {mark}: ")[1] in place, message

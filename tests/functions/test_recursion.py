@@ -141,3 +141,73 @@ def test_sizes_that_stay() -> None:
         return smooth(np.concatenate([x[1:], x[:1]], 0) * 0.5 + x, k - 1)
 
     check(smooth, *[(np.arange(n, dtype=np.float32), k) for n in (1, 4) for k in (0, 3)])
+
+
+# --- functions that only the run knows ----------------------------------------------------------------------------------------
+Step = Callable[[Row], Row]
+Plan = hasten.adt("Plan", Done=[], Do=[Step, "Plan"])
+
+
+@hasten.function
+def plan(x: Row, n: int) -> Plan:
+    if n == 0:
+        return Plan.Done()
+    if n % 2 == 0:
+        return Plan.Do(lambda y: y * x + n, plan(x, n - 1))
+    return Plan.Do(shrink, plan(x + 1, n - 1))
+
+
+@hasten.function
+def shrink(y):
+    return y * 0.5
+
+
+@hasten.function
+def done(p: Plan, y: Row) -> Row:
+    match p:
+        case Plan.Done():
+            return y
+        case Plan.Do(step, rest):
+            return done(rest, step(y))
+
+
+def test_functions_in_values() -> None:
+    @hasten.function
+    def f(x: Row, n: int) -> Row:
+        return done(plan(x, n), x)
+
+    check(f, *[(row(1, 0.5), n) for n in (0, 1, 2, 5)])
+
+
+def test_functions_that_a_condition_chooses() -> None:
+    @hasten.function
+    def f(x: Row, n: int) -> Row:
+        scale = x * 0.25
+        if n > 2:
+            g: Step = lambda y: y + scale  # noqa: E731
+        else:
+            g: Step = shrink  # noqa: F811
+        total = x
+        for i in range(n):
+            total = total + g(g(x)) * i
+        steps: list[Step] = [g, shrink, lambda y: y - n]
+        for s in steps:
+            total = s(total)
+        return total
+
+    check(f, *[(row(1, 2), n) for n in (0, 2, 3, 5)])
+
+
+def test_functions_given_by_functions_and_sizes_that_they_captured() -> None:
+    @hasten.function
+    def chain(n: int, x: Tensor(("k",))) -> Callable[[Tensor(("m",))], Tensor(("l",))]:
+        if n == 0:
+            return lambda y: y
+        rest = chain(n - 1, x * 2)
+        return lambda y: np.concatenate([rest(y), x], 0)
+
+    @hasten.function
+    def f(x: Tensor(("k",)), y: Tensor(("m",)), n: int) -> Tensor(("l",)):
+        return chain(n, x)(y)
+
+    check(f, *[(np.arange(k, dtype=np.float32), np.ones(m, np.float32), n) for k in (1, 3) for m in (1, 4) for n in (0, 1, 3)])

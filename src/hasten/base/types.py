@@ -125,7 +125,8 @@ def _check_field(name: str, label: str, t: Any) -> None:
         return
     fine = isinstance(t, Tensor) or t in SCALARS or t == name or (isinstance(t, type) and issubclass(t, Data))
     if not fine and (isinstance(t, (str, type)) or not callable(t)):
-        raise TypeMismatch(f"{name}.{label}: {t!r} is no type of a field; allowed are hasten.Tensor(...), int, float, bool, data types, {name!r}, list[...], Callable[[...], ...]")
+        allowed = f"hasten.Tensor(...), int, float, bool, data types, {name!r}, list[...], Callable[[...], ...]"
+        raise TypeMismatch(f"{name}.{label}: {t!r} is no type of a field; allowed are {allowed}")
 
 
 _lists: dict[Any, type[Data]] = {}

@@ -73,13 +73,18 @@ def _common(scope: Scope, at: ast.AST, what: str, a: Any, b: Any, left: list[Val
         if form == second:
             break
     if form != second:
-        raise scope.error(at, f"{what} is {v.describe(a)} on one side and {v.describe(b)} on the other; both sides must give one type")
+        raise scope.error(at, f"{what} is {v.describe(a)} on one side and {v.describe(b)} on the other; both sides must give one type{_hint(a, b)}")
     for x, y in zip(mine, theirs, strict=True):
         if isinstance(x, Tensor) and isinstance(y, Tensor) and (x.dtype != y.dtype or x.rank != y.rank):
             raise scope.error(at, f"{what} is {v.describe(x)} on one side and {v.describe(y)} on the other; both sides must give one type")
     left.extend(mine)
     right.extend(theirs)
     return form
+
+
+def _hint(a: Any, b: Any) -> str:
+    functions = callable(a) or isinstance(a, v.Closure)
+    return "; for functions say it, as f: Callable[[hasten.Tensor((3,))], hasten.Tensor((3,))] = ..., on both sides" if functions else ""
 
 
 def join_names(scope: Scope, at: ast.AST, test: Tensor | Tagged, then: Side, other: Side, before: dict[str, Any]) -> None:

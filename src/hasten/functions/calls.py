@@ -13,11 +13,14 @@ import numpy as np
 
 from hasten.base import dtypes
 from hasten.base.types import SCALARS, Data
-from hasten.functions import data, onnx_operators
+from hasten.functions import data, lists, onnx_operators
 from hasten.functions import values as v
+from hasten.functions.function import Function
+from hasten.functions.kinds import FunctionType, field_types
 from hasten.functions.op import Operator
 from hasten.functions.operators import ARITHMETIC, binary, size, vector
 from hasten.functions.scope import Scope, expression
+from hasten.functions.types import kept
 from hasten.lower.trace import Tensor
 from hasten.ops.shape import insert_axes
 
@@ -52,9 +55,13 @@ def called(scope: Scope, node: ast.Call, target: Any, args: list[Any], kwargs: d
     if isinstance(target, type) and issubclass(target, Data):
         if target.tag < 0 or kwargs:
             raise scope.error(node, f"values are made by variants, as {target.variants[0].__qualname__}(...), with fields in order")
-        return scope.guarded(node, target.__qualname__, None, lambda: data.pack(scope.cx, target, [_field(scope, x) for x in args]))
-    if isinstance(target, v.Closure) or scope.world.is_function(target):
+        types = [*field_types(target), *[None] * len(args)]
+        fields = [v.lifted(scope.cx, kept(scope, node, x, t, "a field")) for x, t in zip(args, types, strict=False)]
+        return scope.guarded(node, target.__qualname__, None, lambda: data.pack(scope.cx, target, fields))
+    if isinstance(target, (v.Closure, Function)):
         return scope.world.call(scope, node, target, args, kwargs)
+    if isinstance(target, v.Datum) and isinstance(target.family, FunctionType):
+        return scope.world.call_closure(scope, node, target, args, kwargs)
     handler = _library(target)
     if handler is not None:
         kwargs = {_RENAMED.get(k, k): x for k, x in kwargs.items()}
@@ -68,10 +75,6 @@ def called(scope: Scope, node: ast.Call, target: Any, args: list[Any], kwargs: d
     name = getattr(target, "__name__", v.describe(target))
     raise scope.error(node, f"{name} cannot be called here: there are functions with @hasten.function, lambdas, torch modules, ONNX models, hasten.op, and the "
                             "functions of NumPy, PyTorch and Python in docs/functions.md")  # fmt: skip
-
-
-def _field(scope: Scope, x: Any) -> Any:
-    return v.lifted(scope.cx, x)
 
 
 _RENAMED = {"dim": "axis", "keepdim": "keepdims"}  # PyTorch's names
@@ -221,6 +224,8 @@ def _len(scope: Scope, at: ast.AST, x: Any) -> Any:
         if not x.rank:
             raise scope.error(at, "a tensor without axes has no length")
         return size(scope, x.shape[0])
+    if lists.is_list(x):
+        return lists.length(scope, at, x)
     if isinstance(x, v.Datum) or not hasattr(x, "__len__"):
         raise scope.error(at, f"{v.describe(x)} has no length here")
     return len(x)

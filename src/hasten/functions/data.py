@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hasten.base import dims as D
 from hasten.base.dims import DimLike
 from hasten.base.errors import TypeInferenceError
 from hasten.base.types import SCALARS, Data
 from hasten.base.types import Tensor as TensorType
-from hasten.lower.trace import Context, Datum, Pack, Tensor, Unpack, Value
+from hasten.functions.kinds import field_types
+from hasten.kernels import expr as E
+from hasten.lower.trace import Context, Datum, Pack, TagOf, Tensor, Unpack, Value
 from hasten.ops.cast import convert
 
 
@@ -37,7 +41,7 @@ def accept(cx: Context, value: Any, wanted: Any, sizes: dict[str, DimLike], what
     """The leaf of a value that must be of a type. `sizes` has the sizes by their names and gets those that are new. Raises TypeInferenceError."""
     kind = tensor_type(wanted)
     if kind is None:
-        if not isinstance(value, Datum) or value.family is not wanted:
+        if not isinstance(value, Datum) or value.family != wanted:
             raise TypeInferenceError(f"{what}: expected {wanted.__name__}, got {kind_of(value)}")
         return value
     leaf = value.tensor if isinstance(value, Scalar) else value
@@ -88,7 +92,7 @@ def leaf_of(value: Any) -> Value:
 def pack(cx: Context, variant: type[Data], values: Sequence[Any]) -> Datum:
     """A value of a variant. Raises TypeInferenceError where a field is of another type."""
     sizes: dict[str, DimLike] = {}
-    types = variant.fields()
+    types = field_types(variant)
     label = f"{variant.family.__name__}.{variant.__name__}"
     if len(types) != len(values):
         raise TypeInferenceError(f"{label} has {len(types)} fields, {len(values)} are given")
@@ -99,13 +103,39 @@ def pack(cx: Context, variant: type[Data], values: Sequence[Any]) -> Datum:
     return made
 
 
+def pack_list(cx: Context, family: type[Data], items: Sequence[Any], start: Datum | None = None) -> Datum:
+    """A list of these items, behind those of `start`."""
+    empty, more = family.variants
+    found = pack(cx, empty, []) if start is None else start
+    for x in items:
+        found = pack(cx, more, [found, Scalar(type(x).__name__, cx.const(np.array(x, SCALARS[type(x)]))) if type(x) in SCALARS else x])
+    return found
+
+
+def has_tag(cx: Context, value: Datum, tag: int) -> Tensor:
+    """Whether a value is of the variant with this tag."""
+    if isinstance(value.origin, Pack):
+        return cx.const(np.array(value.origin.tag == tag))
+    found = tag_of(cx, value)
+    return cx.map((), "bool", lambda i: E.index(found).eq(tag))
+
+
+def tag_of(cx: Context, value: Datum) -> DimLike:
+    """The number of a value's variant."""
+    step = TagOf([value], defines=[cx.unknown()])
+    step.results.append(Datum("tag", step))
+    cx.makers[step.defines[0]] = step.results[0]
+    return D.symbol(step.defines[0])
+
+
 def fields(cx: Context, value: Datum, variant: type[Data]) -> list[Any]:
     """The fields of a value that is known to be of a variant."""
     if isinstance(value.origin, Pack) and value.origin.tag == variant.tag:
-        return [Scalar(t.__name__, x) if isinstance(x, Tensor) and t in SCALARS else x for t, x in zip(variant.fields(), value.origin.operands, strict=True)]
+        pairs = zip(field_types(variant), value.origin.operands, strict=True)
+        return [Scalar(t.__name__, x) if isinstance(x, Tensor) and t in SCALARS else x for t, x in pairs]
     step = Unpack([value])
     sizes: dict[str, DimLike] = {}
-    found = [incoming(cx, t, sizes, step, step.defines) for t in variant.fields()]
+    found = [incoming(cx, t, sizes, step, step.defines) for t in field_types(variant)]
     step.results.extend(map(leaf_of, found))
     cx.makers.update(dict.fromkeys(step.defines, step.results[0]) if step.results else {})
     return found

@@ -8,15 +8,16 @@ from typing import Any
 
 from hasten.base import dims as D
 from hasten.base.dims import DimLike
+from hasten.base.types import Data, reachable
 from hasten.functions import calls, data, expressions, loops, operators, statements
 from hasten.functions import values as v
 from hasten.functions.callees import callee
 from hasten.functions.function import Function
 from hasten.functions.instances import World
+from hasten.functions.kinds import FunctionType, TupleType, build, complete, field_types
 from hasten.functions.scope import Scope
-from hasten.functions.types import TupleType, build, complete
 from hasten.lower.graph import Options, Traced
-from hasten.lower.trace import Context, Source, Value
+from hasten.lower.trace import Context, Datum, Source, Value
 
 LANGUAGE = (calls, expressions, loops, operators, statements)  # imported for what they register
 
@@ -47,7 +48,21 @@ def trace_function(function: Function, options: Options) -> Traced:
             leaf.name = label
         traced.outputs.append((label, leaf))
     traced.functions = world.finish()
+    _check_names(scope, [leaf for _, leaf in (*traced.inputs, *traced.outputs)])
     return traced
+
+
+def _check_names(scope: Scope, leaves: list[Value]) -> None:
+    """A Program knows data types by their names: those that go in and out must have different ones."""
+    found: dict[str, type[Data]] = {}
+    for leaf in leaves:
+        families = list(reachable(leaf.family)) if isinstance(leaf, Datum) and not isinstance(leaf.family, FunctionType) else []
+        kinds = [t for family in families for variant in family.variants for t in field_types(variant)]
+        if any(isinstance(t, FunctionType) for t in [*kinds, getattr(leaf, "family", None)]):
+            raise scope.error(scope.source.tree, "functions cannot go into a model or come out of it, also not in values")
+        for family in families:
+            if found.setdefault(family.__name__, family) is not family:
+                raise scope.error(scope.source.tree, f"two data types are named {family.__name__!r}: give one of them another name")
 
 
 def _labels(name: str, wanted: Any) -> list[tuple[str, Any]]:

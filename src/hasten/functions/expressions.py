@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hasten.base import dtypes
+from hasten.functions import lists
 from hasten.functions import values as v
 from hasten.functions.branches import choose
 from hasten.functions.operators import condition, size
@@ -159,8 +160,11 @@ def _assigned_later(scope: Scope, node: ast.AST, name: str) -> ast.AST | None:
 
 @expression(ast.ListComp)
 def _comprehension(scope: Scope, node: ast.ListComp) -> Any:
-    from hasten.functions.loops import over_known
+    from hasten.functions.loops import is_range, over_known
 
+    source = scope.evaluate(node.generators[0].iter) if len(node.generators) == 1 and not is_range(scope, node.generators[0].iter) else None
+    if lists.is_list(source):
+        return _of_list(scope, node, source)
     made: list[Any] = []
     saved = dict(scope.names)
 
@@ -180,3 +184,19 @@ def _comprehension(scope: Scope, node: ast.ListComp) -> Any:
     level(0)
     scope.names = saved
     return made
+
+
+def _of_list(scope: Scope, node: ast.ListComp, source: Any) -> Any:
+    """A comprehension over a list whose length the run knows."""
+    generator = node.generators[0]
+
+    def element(item: Any) -> tuple[bool | Tensor, Any]:
+        saved = dict(scope.names)
+        scope.bind(generator.target, item)
+        tests = [ast.copy_location(ast.BoolOp(ast.And(), generator.ifs), node)] if generator.ifs else []
+        test = condition(scope, node, scope.evaluate(tests[0])) if tests else True
+        value = scope.evaluate(node.elt)
+        scope.names = saved
+        return test, value
+
+    return lists.made(scope, node, source, element)

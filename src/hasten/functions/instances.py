@@ -8,22 +8,24 @@ such a function does is a `Jump`, where the result's type is its own: it takes n
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hasten.base import dims as D
 from hasten.base.dims import DimLike
+from hasten.base.errors import SourceError
 from hasten.base.types import Tensor as TensorType
 from hasten.functions import data
 from hasten.functions import values as v
 from hasten.functions.callees import Callee, callee
 from hasten.functions.function import Function
+from hasten.functions.kinds import FunctionType, build, complete, leaf_types
 from hasten.functions.scope import Scope
+from hasten.functions.source import Source
 from hasten.functions.statements import Completion, run
-from hasten.functions.types import build, complete, leaf_types, typed
+from hasten.functions.types import typed
 from hasten.lower.graph import Options
-from hasten.lower.trace import END, Context, Datum, Invoke, Return, Source, Tensor, TracedFunction, Value
+from hasten.lower.trace import Datum, Invoke, Tensor, TracedFunction, Value
 
 MAX_INLINED = 60  # functions inside of each other
 MAX_INSTANCES = 300
@@ -32,7 +34,8 @@ MAX_INSTANCES = 300
 @dataclass(eq=False)
 class Instance:
     """A function of the Program. `types` of the parameters by name; where there is none, the `forms` of what is given, whose leaves have the types `extra`;
-    `closure`: the form of the function itself, if it has captured something; `sizes`: names of sizes in the types, which are integer parameters."""
+    `closure`: the form of the function itself, if it has captured something; `sizes`: names of sizes in the types, which are integer parameters.
+    `value`: the type of the closures whose function it is: what it has captured comes in them, not in parameters."""
 
     name: str
     callee: Callee
@@ -42,6 +45,8 @@ class Instance:
     extra: list[Any]
     result: Any
     sizes: list[str]
+    caller: tuple[Source, ast.AST]  # the first one
+    value: FunctionType | None = None
 
 
 @dataclass(eq=False)
@@ -64,10 +69,6 @@ class World:
         self.recursive: dict[Any, bool] = {}
         self.read = 0  # expressions until now
         self.graphs: dict[Any, tuple[Any, Any]] = {}  # models that are called, and their graphs
-
-    @staticmethod
-    def is_function(x: Any) -> bool:
-        return isinstance(x, Function)
 
     # --- calls ----------------------------------------------------------------------------------------------------------------
     def call(self, scope: Scope, at: ast.AST, target: Function | v.Closure, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -97,6 +98,8 @@ class World:
             wanted = c.result_type(inner)
             inner.finish = lambda end: self._result(inner, end, wanted, sizes)
             return inner.finish(run(inner, c.tree.body))
+        except SourceError as error:
+            raise scope.source.called(at, error) from None
         finally:
             self.inlined.pop()
 
@@ -128,20 +131,22 @@ class World:
         sizes: dict[str, DimLike] = {}
         forms: dict[str, v.Form] = {}
         for name, x in given.items():
-            if complete(types[name]):
+            known_function = isinstance(types[name], FunctionType) and isinstance(x, (v.Closure, Function))
+            if complete(types[name]) and not known_function:
                 v.flatten(scope.cx, typed(scope, at, x, types[name], sizes, f"argument {name!r} of {c.name}"), leaves)
                 continue
             forms[name] = v.flatten(scope.cx, x, known, False)
             if forms[name].kind not in ("closure", "static"):
                 raise c.source.error(c.tree, f"{c.name} calls itself: say the type of its parameter {name!r}, which is {v.describe(x)}")
         closure = v.flatten(scope.cx, c.value, known, False) if isinstance(c.value, v.Closure) else None
-        extra = [_type_of(leaf, sizes) for leaf in known]
+        extra = [type_of(leaf, sizes) for leaf in known]
         key = (c.tree, tuple(forms.items()), closure, tuple(extra))
         if key not in self.instances:
-            self._add(scope, at, key, Instance(c.name, c, types, forms, closure, extra, result, list(sizes)))
+            self.add(scope, at, key, Instance(c.name, c, types, forms, closure, extra, result, list(sizes), (scope.source, at)))
         return Jump(self.instances[key], [*leaves, *known], sizes)
 
-    def _add(self, scope: Scope, at: ast.AST, key: Any, instance: Instance) -> None:
+    def add(self, scope: Scope, at: ast.AST, key: Any, instance: Instance) -> None:
+        """One more function of the Program."""
         if len(self.instances) >= MAX_INSTANCES:
             raise scope.error(at, f"{instance.name} is needed in more than {MAX_INSTANCES} forms: a function given to it grows with each call")
         taken = {i.name for i in self.instances.values()}
@@ -149,15 +154,35 @@ class World:
         self.instances[key] = instance
         self.waiting.append(instance)
 
+    # --- functions that only the run knows --------------------------------------------------------------------------------------
+    def closure(self, scope: Scope, at: ast.AST, value: Any, wanted: FunctionType, what: str) -> Datum:
+        """A function that is known as a value of the run."""
+        from hasten.functions.closures import make
+
+        return make(self, scope, at, value, wanted, what)
+
+    def call_closure(self, scope: Scope, at: ast.AST, target: Datum, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """What such a value gives."""
+        from hasten.functions.closures import call
+
+        return call(scope, at, target, args, kwargs)
+
     def finish(self) -> list[TracedFunction]:
         """Read all instances, also those that are met while doing so."""
+        from hasten.functions.reading import read_instance
+
         traced: list[TracedFunction] = []
         while self.waiting:
-            traced.append(_read(self, self.waiting.pop()))
+            instance = self.waiting.pop()
+            try:
+                traced.append(read_instance(self, instance))
+            except SourceError as error:
+                source, at = instance.caller
+                raise source.called(at, error) from None
         return traced
 
 
-def _type_of(leaf: Value, sizes: dict[str, DimLike]) -> Any:
+def type_of(leaf: Value, sizes: dict[str, DimLike]) -> Any:
     """The type of something captured; sizes that the run knows get names."""
     if isinstance(leaf, Datum):
         return leaf.family
@@ -169,68 +194,3 @@ def _type_of(leaf: Value, sizes: dict[str, DimLike]) -> Any:
             sizes[name] = d
         shape.append(name if isinstance(d, D.Dim) else d)
     return TensorType(shape, leaf.dtype)
-
-
-def _read(world: World, instance: Instance) -> TracedFunction:
-    """The trace of an instance."""
-    c = instance.callee
-    cx = Context(world.options)
-    sizes: dict[str, DimLike] = {}
-    defines: list[str] = []
-    params: list[Value] = []
-
-    def incoming(types: Sequence[Any]) -> list[Any]:
-        found = [data.incoming(cx, t, sizes, Source(cx.fresh("param")), defines) for t in types]
-        params.extend(map(data.leaf_of, found))
-        return found
-
-    names = {n: build(t, incoming(leaf_types(t))) for n, t in instance.types.items() if n not in instance.forms}
-    known = iter([data.leaf_of(x) for x in incoming(instance.extra)])
-    names |= {n: v.unflatten(form, known) for n, form in instance.forms.items()}
-    own = c if instance.closure is None else callee(v.unflatten(instance.closure, known))
-    assert list(sizes) == instance.sizes and isinstance(c.tree, ast.FunctionDef)
-    inner = own.scope(world, cx)
-    inner.names |= names
-    inner.top = True
-    inner.finish = lambda end: _ending(world, inner, instance, end, sizes)
-    ending = inner.finish(run(inner, c.tree.body))
-    return TracedFunction(instance.name, cx, params, defines, ending)
-
-
-def _ending(world: World, inner: Scope, instance: Instance, end: Completion, sizes: dict[str, DimLike]) -> Any:
-    """The end of one way through an instance: it jumps, or it returns."""
-    if end.kind == "done":
-        return end.value
-    value = end.value
-    if isinstance(value, Jump):
-        if _same_result(inner, instance, value, sizes):
-            return Datum(END, Invoke(value.leaves, list(value.sizes.values()), function=value.instance.name, tail=True))
-        value = world.invoke(inner, value)
-    at = end.at or inner.source.tree
-    leaves: list[Value] = []
-    found = dict(sizes)
-    v.flatten(inner.cx, typed(inner, at, value, instance.result, found, "the result"), leaves)
-    return Datum(END, Return(leaves, [d for name, d in found.items() if name not in sizes]))
-
-
-def _same_result(inner: Scope, instance: Instance, jump: Jump, sizes: dict[str, DimLike]) -> bool:
-    """Whether a function that is called last gives what this one has to give, sizes included."""
-    mine, theirs = leaf_types(instance.result), leaf_types(jump.instance.result)
-    pairs: dict[Any, Any] = {}
-    if len(mine) != len(theirs):
-        return False
-    for a, b in zip(mine, theirs, strict=True):
-        if not isinstance(a, TensorType) or not isinstance(b, TensorType):
-            if a is not b:
-                return False
-            continue
-        if a.dtype != b.dtype or len(a.shape) != len(b.shape):
-            return False
-        for d, e in zip(a.shape, b.shape, strict=True):
-            have, want = sizes.get(d, d) if isinstance(d, str) else d, jump.sizes.get(e, e) if isinstance(e, str) else e
-            if isinstance(have, str) or isinstance(want, str):  # sizes that the callee tells
-                if not (isinstance(have, str) and isinstance(want, str) and pairs.setdefault(have, want) == want):
-                    return False
-            elif D.known_equal(have, want) is not True:
-                return False
-    return len(set(pairs.values())) == len(pairs)

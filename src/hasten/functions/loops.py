@@ -4,13 +4,14 @@ known: the body is read once for each item."""
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hasten.base import dims as D
+from hasten.functions import data, lists
 from hasten.functions import values as v
 from hasten.functions.operators import binary, condition
 from hasten.functions.scope import Scope, Unset, statement
@@ -47,9 +48,9 @@ class Carried:
             scope.names[name] = v.unflatten(form, rest)
 
 
-def _carried(scope: Scope, node: ast.While | ast.For, own: set[str]) -> Carried:
+def _carried(scope: Scope, node: ast.While | ast.For, own: set[str], more: Set[str] = frozenset()) -> Carried:
     found = Carried([], [], [])
-    for name in sorted(stored_names(node.body) - own):
+    for name in sorted((stored_names(node.body) - own) | more):
         if name in scope.names and not isinstance(scope.names[name], Unset):
             found.names.append(name)
             found.forms.append(v.flatten(scope.cx, scope.names[name], found.leaves))
@@ -92,11 +93,11 @@ def _names_of_leaves(carried: Carried) -> list[str]:
 
 
 def _loop(scope: Scope, node: ast.While | ast.For, own: set[str], trips: Tensor | None, start: Any, begin: Callable[[Tensor], None],
-          test: Callable[[], Any]) -> None:  # fmt: skip
+          test: Callable[[], Any], more: Set[str] = frozenset()) -> None:  # fmt: skip
     """A loop of the trace: `begin` gives the loop's own names their values of a round, `test` asks whether there is another one."""
     if node.orelse:
         raise scope.error(node.orelse[0], "else behind a loop is outside of the language")
-    carried = _carried(scope, node, own)
+    carried = _carried(scope, node, own, more)
     saved = (scope.finish, scope.top)
 
     def finish(end: Completion) -> tuple[Any, ...]:
@@ -144,20 +145,23 @@ def _while(scope: Scope, node: ast.While) -> None:
 
 @statement(ast.For)
 def _for(scope: Scope, node: ast.For) -> None:
-    if isinstance(node.iter, ast.Name) or not _is_range(scope, node.iter):
+    if isinstance(node.iter, ast.Name) or not is_range(scope, node.iter):
         source = scope.evaluate(node.iter)
     else:
         source = _range(scope, node.iter)  # type: ignore[arg-type]
     own = stored_names([ast.copy_location(ast.Assign([node.target], ast.Constant(None)), node)])
     if isinstance(source, Range):
         _over_range(scope, node, own, source)
+    elif lists.is_list(source):
+        _over_list(scope, node, own, source)
     elif isinstance(source, Tensor):
         _over_rows(scope, node, own, source)
     else:
         _unrolled(scope, node, _items(scope, node.iter, source))
 
 
-def _is_range(scope: Scope, node: ast.expr) -> bool:
+def is_range(scope: Scope, node: ast.expr) -> bool:
+    """Whether an expression calls Python's range."""
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range" and "range" not in scope.names
 
 
@@ -210,6 +214,24 @@ def _over_rows(scope: Scope, node: ast.For, own: set[str], x: Tensor) -> None:
     _loop(scope, node, own, trips, None, begin, lambda: True)
 
 
+def _over_list(scope: Scope, node: ast.For, own: set[str], items: Any) -> None:
+    """A list: its rest goes from round to round, under a name that no variable has."""
+    rest = f"items of line {scope.source.line(node)}, {node.col_offset}"
+    scope.names[rest] = lists.backwards(scope, node, items)
+
+    def begin(number: Tensor) -> None:
+        scope.names[rest], item = data.fields(scope.cx, scope.names[rest], items.family.variants[lists.SNOC])
+        scope.bind(node.target, item)
+
+    def test() -> Any:
+        return condition(scope, node, v.Scalar("bool", data.has_tag(scope.cx, scope.names[rest], lists.SNOC)))
+
+    start = test()
+    if start is not False:
+        _loop(scope, node, own, None, None if start is True else start, begin, test, {rest})
+    del scope.names[rest]
+
+
 def _unrolled(scope: Scope, node: ast.For, items: list[Any]) -> None:
     """What is known: the body once for each item. A break must be known, too."""
     if node.orelse:
@@ -238,7 +260,7 @@ def _refuse(scope: Scope, node: ast.For) -> Callable[[Completion], Any]:
 
 def over_known(scope: Scope, node: ast.expr) -> list[Any]:
     """The items that an expression gives, for comprehensions."""
-    if not _is_range(scope, node):
+    if not is_range(scope, node):
         return _items(scope, node, scope.evaluate(node))
     r = _range(scope, node)  # type: ignore[arg-type]
     if not isinstance(r.start, int) or not isinstance(r.stop, int):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hasten.base import dtypes
+from hasten.functions import data, lists
 from hasten.functions import values as v
 from hasten.functions.scope import Scope, expression
 from hasten.lower.trace import Tensor
@@ -48,6 +49,8 @@ def binary(scope: Scope, at: ast.AST, op: str, known: Callable[[Any, Any], Any],
         return scope.guarded(at, op, None, lambda: known(a, b))
     if op == "Add" and (isinstance(a, tuple) and isinstance(b, tuple) or isinstance(a, list) and isinstance(b, list)):
         return known(a, b)
+    if op == "Add" and (lists.is_list(a) or lists.is_list(b)):
+        return lists.joined(scope, at, a, b)
     x, y = v.lifted(scope.cx, a), v.lifted(scope.cx, b)
     for side in (x, y):
         if not isinstance(side, (Tensor, v.Scalar)):
@@ -153,7 +156,7 @@ def condition(scope: Scope, at: ast.AST, value: Any) -> bool | Tensor:
         return bool(value)
     if isinstance(value, v.Scalar) and value.kind != "bool":
         value = binary(scope, at, "NotEqual", python.ne, value, 0)
-    t = value.tensor if isinstance(value, v.Scalar) else value
+    t = value.tensor if isinstance(value, v.Scalar) else data.has_tag(scope.cx, value, lists.SNOC) if lists.is_list(value) else value
     if isinstance(t, np.ndarray):
         t = scope.as_tensor(at, t)
     if not isinstance(t, Tensor) or t.dtype != "bool" or any(d != 1 for d in t.shape):
@@ -166,11 +169,15 @@ def condition(scope: Scope, at: ast.AST, value: Any) -> bool | Tensor:
 @expression(ast.Subscript)
 def _subscript(scope: Scope, node: ast.Subscript) -> Any:
     base = scope.evaluate(node.value)
+    if lists.is_list(base):
+        return lists.item(scope, node, base, scope.evaluate(node.slice))
     index = [scope.evaluate(e) for e in node.slice.elts] if isinstance(node.slice, ast.Tuple) else [scope.evaluate(node.slice)]
     if isinstance(base, (Tensor, np.ndarray)):
         if isinstance(base, np.ndarray) and all(_static(i) or i is Ellipsis or isinstance(i, slice) for i in index):
             return base[tuple(index)]
         return _indexed(scope, node, scope.as_tensor(node, base), index)
+    if isinstance(base, type) and hasattr(base, "__class_getitem__"):  # an annotation, as list[int]
+        return scope.guarded(node, "indexing", None, lambda: base.__class_getitem__(tuple(index) if len(index) > 1 else index[0]))
     if isinstance(base, (tuple, list, dict, str)) or hasattr(base, "__getitem__"):
         if len(index) != 1 or isinstance(index[0], (v.Scalar, Tensor)):
             kind = "tuples and Python's own lists are indexed by what is known when the function is compiled"

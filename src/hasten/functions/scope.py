@@ -100,7 +100,7 @@ class Scope:
         """The value of an expression. Raises SourceError."""
         self.world.read += 1
         if self.world.read > MAX_EXPRESSIONS:
-            raise self.error(node, f"more than {MAX_EXPRESSIONS} expressions were read: loops over what is known, or calls, grow too large")
+            raise self.error(node, f"more than {MAX_EXPRESSIONS} expressions were read: loops over what is known, calls, or early returns grow too large")
         handler = EXPRESSIONS.get(type(node))
         if handler is None:
             raise self.error(node, f"{_called(node)} is outside of the language; see docs/functions.md for what is in it")
@@ -117,10 +117,6 @@ class Scope:
             raise self.error(target, f"expected a tuple of {len(target.elts)} values, got {v.describe(value)}")
         for part, item in zip(target.elts, value, strict=True):
             self.bind(part, item)
-
-    def tensor(self, node: ast.expr, like: str | None = None) -> Tensor:
-        """The value of an expression as a tensor; numbers take the dtype `like`."""
-        return self.as_tensor(node, self.evaluate(node), like)
 
     def as_tensor(self, at: ast.AST, value: Any, like: str | None = None) -> Tensor:
         """A value as a tensor; numbers take the dtype `like`."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from hasten.base.errors import SourceError
 
-Definition = ast.FunctionDef | ast.Lambda
+CALLS = 6  # places of calls that an error tells
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,14 @@ class Source:
         skipped = len(text) - len(shown)
         marks = " " * (column - skipped) + "^" * max(1, min(end, len(text)) - column)
         return SourceError(f"{self.file}:{self.line(at)} in {self.name}: {message}\n    {shown}\n    {marks}")
+
+
+    def called(self, at: ast.AST, error: SourceError) -> SourceError:
+        """An error in a function that is called here, with the place of the call, as long as there are few of them."""
+        text = str(error)
+        if at is self.tree:  # the function that is compiled is called by nothing
+            return error
+        return error if text.count("\n  called in ") >= CALLS else SourceError(f"{text}\n  called in {self.file}:{self.line(at)} in {self.name}")
 
 
 def read(function: Callable[..., Any]) -> Source:

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from hasten.functions import lists
 from hasten.functions.branches import Side, join, join_names, side
 from hasten.functions.expressions import closure
 from hasten.functions.operators import ARITHMETIC, binary, condition
 from hasten.functions.scope import STATEMENTS, Scope, _called, statement
 from hasten.functions.source import leaves_early
-from hasten.functions.types import parse_type, typed
+from hasten.functions.types import kept, parse_type, typed
 from hasten.lower.trace import Tagged, Tensor
 
 
@@ -123,6 +124,7 @@ def _annotated(scope: Scope, node: ast.AnnAssign) -> None:
         return
     value = scope.evaluate(node.value)
     wanted = parse_type(scope, node.annotation, scope.evaluate(node.annotation))
+    value = kept(scope, node.value, value, wanted, "the value")
     scope.bind(node.target, typed(scope, node.value, value, wanted, {}, "the value"))
 
 
@@ -130,12 +132,18 @@ def _annotated(scope: Scope, node: ast.AnnAssign) -> None:
 def _augmented(scope: Scope, node: ast.AugAssign) -> None:
     if not isinstance(node.target, ast.Name):
         raise scope.error(node.target, "values do not change: assign a name, as y = hasten.op.ScatterND(x, indices, updates)")
+    name = node.target.id
     old = scope.evaluate(ast.copy_location(ast.Name(node.target.id, ast.Load()), node.target))
+    if lists.is_list(old) or isinstance(old, list):
+        raise scope.error(node, f"lists do not change: make a longer one, as {name} = {name} + [x]")
     scope.bind(node.target, binary(scope, node, *ARITHMETIC[type(node.op)], old, scope.evaluate(node.value)))
 
 
 @statement(ast.Expr)
 def _expression(scope: Scope, node: ast.Expr) -> None:
+    if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute) and node.value.func.attr in ("append", "extend", "insert"):
+        name = ast.unparse(node.value.func.value)
+        raise scope.error(node, f"lists do not change: make a longer one, as {name} = {name} + [x]")
     if not isinstance(node.value, ast.Constant):
         raise scope.error(node, "the result of this expression is not used, and functions have no other effects; assign it")
 

@@ -168,7 +168,7 @@ class _Loop:
                 e.buffers[id(r)] = home
             else:
                 home = e.allocate(r)
-                e.changing.add(home.name)
+            e.changing.add(home.name)
             copy_to(e, c.first, Buffer(home.name, row_major(c.first.shape)))
             e.buffers[id(c.seen)] = Buffer(home.name, row_major(c.seen.shape))
             self.homes[k] = home
@@ -208,11 +208,15 @@ class _Loop:
         e.code.extend(P.Move(seen, new) for new, seen, _ in moved)
 
     def _next(self, c: T.Carried) -> Buffer:
-        """The next value in memory that isn't the old one's: it may still be read."""
+        """The next value in memory that no round writes over: another carried value may still be read from there."""
         e = self.e
         assert isinstance(c.next, Tensor)
         if not c.sizes:
-            return e.copy(c.next)
+            have = e.buffer(c.next)
+            if have is None or have.name in e.changing:
+                return e.copy(c.next)
+            e.need(have.offset, *have.strides)
+            return have
         target = Buffer(e.fresh("next"), row_major(c.next.shape))
         e.need(*c.next.shape)
         e.code.append(P.Alloc(target.name, bytes_of(c.next)))

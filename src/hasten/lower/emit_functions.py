@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def emit_function(e: Emission, f: TracedFunction) -> Lowered:
     """A function's code, in `program.instructions` of what is given. `e`: an emission of its own."""
     params = [assigned(e, p) for p in f.params]
+    closure = [] if f.closure is None else [assigned(e, f.closure)]
     e.defined = set(f.sizes)
     e.begin()
     e.schedule = Schedule(e.cx, [f.end]).run()  # type: ignore[list-item]
@@ -31,7 +32,7 @@ def emit_function(e: Emission, f: TracedFunction) -> Lowered:
             e.realize(t)
     e.emit_checks(last=True)
     emit_end(e, f.end)
-    e.lowered.function = P.Function(f.name, (*params, *(D.symbol(name) for name in f.sizes)), ())
+    e.lowered.function = P.Function(f.name, (*params, *(D.symbol(name) for name in f.sizes), *closure), ())
     return e.lowered
 
 

@@ -29,18 +29,26 @@ def emit_step(e: Emission, o: T.Step) -> None:
         for k, r in enumerate(o.results):
             if id(r) in e.schedule.realized:
                 e.code.append(P.Field(assigned(e, r), e.object_name(value), k))
+    elif isinstance(o, T.TagOf):
+        e.code.append(P.Tag(o.defines[0], e.object_name(o.operands[0])))  # type: ignore[arg-type]
     elif isinstance(o, T.Pack):
-        e.code.append(P.Pack(e.object_name(o.results[0]), o.tag, _operands(e, o)))  # type: ignore[arg-type]
+        tag = o.tag if isinstance(o.tag, int) else [f.name for f in e.traced.functions].index(o.tag)
+        e.code.append(P.Pack(e.object_name(o.results[0]), tag, _operands(e, o)))  # type: ignore[arg-type]
     elif isinstance(o, T.Invoke):
         args = _operands(e, o)
         results = (*(assigned(e, r) for r in o.results), *(D.symbol(name) for name in o.defines))
-        e.code.append(P.Invoke(o.function, args, results))
+        e.code.append(P.Invoke(_function(e, o), args, results))
     e.defined.update(o.defines)
+    e.emit_checks()  # of a tag, before the fields that it promises are read
 
 
 def emit_leave(e: Emission, o: T.Invoke | T.Return) -> None:
     """The end of an activation: a jump, or what the function gives."""
-    e.code.append(P.Invoke(o.function, _operands(e, o), (), True) if isinstance(o, T.Invoke) else P.Return(_operands(e, o)))
+    e.code.append(P.Invoke(_function(e, o), _operands(e, o), (), True) if isinstance(o, T.Invoke) else P.Return(_operands(e, o)))
+
+
+def _function(e: Emission, o: T.Invoke) -> str | P.Value:
+    return o.function if isinstance(o.function, str) else P.Value(e.object_name(o.function))
 
 
 def _operands(e: Emission, o: T.Step) -> tuple[P.Operand, ...]:

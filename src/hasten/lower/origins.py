@@ -162,12 +162,16 @@ class Step:
     results: list[Value] = field(default_factory=list)
     defines: list[str] = field(default_factory=list)
 
+    def inputs(self) -> list[Value]:
+        """All that must be there before."""
+        return self.operands
+
 
 @dataclass(eq=False)
 class Pack(Step):
-    """A new value of the variant `tag`; the operands are its fields."""
+    """A new value of the variant `tag`, or a closure of the function with this name; the operands are its fields."""
 
-    tag: int = 0
+    tag: int | str = 0
 
 
 @dataclass(eq=False)
@@ -176,11 +180,19 @@ class Unpack(Step):
 
 
 @dataclass(eq=False)
-class Invoke(Step):
-    """A call of a function of the Program. `tail`: the last thing that the caller does; it gives nothing then."""
+class TagOf(Step):
+    """The tag of a value, the only operand."""
 
-    function: str = ""
+
+@dataclass(eq=False)
+class Invoke(Step):
+    """A call of a function of the Program, or of a closure. `tail`: the last thing that the caller does; it gives nothing then."""
+
+    function: str | Datum = ""
     tail: bool = False
+
+    def inputs(self) -> list[Value]:
+        return [*self.operands, *([] if isinstance(self.function, str) else [self.function])]
 
 
 @dataclass(eq=False)

@@ -154,9 +154,9 @@ class Schedule:
         loops = tuple(o.sizes) if isinstance(o, T.Step) else loops
         for d in (*t.shape, *loops):
             yield from self.sizes(d)
-        if isinstance(o, (T.Map, T.View, T.Nest)) and self.cx.defined:
+        if isinstance(o, (T.Map, T.View, T.Nest)) and (self.cx.defined or self.cx.makers):
             mentioned = frozenset[str]().union(*map(E.free_symbols, self.look(t).exprs))
-            for name in sorted(mentioned & self.cx.defined.keys()):
+            for name in sorted(mentioned & (self.cx.defined.keys() | self.cx.makers.keys())):
                 yield from self.sizes(D.symbol(name))
 
     def sizes(self, d: DimLike) -> Iterator[Tensor]:
@@ -182,11 +182,12 @@ class Schedule:
                     self._lay_out(u)
             return [self._behind(u) for u in o.operands]
         if isinstance(o, (T.HostCall, T.Step)):
-            for value in o.operands:
+            operands = o.inputs() if isinstance(o, T.Step) else o.operands
+            for value in operands:
                 if isinstance(value, Tensor):
                     self._force(value)
                     self.plain.add(id(value))
-            return [u for u in o.operands if u is not None]  # type: ignore[misc]
+            return [u for u in operands if u is not None]  # type: ignore[misc]
         if isinstance(o, (T.Branch, T.Loop)):
             return self._control(o)
         if isinstance(o, T.View) and id(t) in self.forced and o.flat:

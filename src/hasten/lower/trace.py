@@ -51,6 +51,7 @@ from hasten.lower.origins import (
     Stage,
     Step,
     Tagged,
+    TagOf,
     Through,
     Unpack,
     View,
@@ -596,13 +597,15 @@ def _divides(a: DimLike, b: DimLike) -> bool:
 
 @dataclass
 class TracedFunction:
-    """A function of the Program: its parameters (tensors and values of data types, then the integers `sizes`), and how it ends: see END."""
+    """A function of the Program: its parameters (tensors and values of data types, then the integers `sizes`, then the closure that it belongs to, if it does),
+    and how it ends: see END."""
 
     name: str
     cx: Context
     params: list[Value]
     sizes: list[str]
     end: Datum
+    closure: Datum | None = None
 
 
 def numel(shape: Iterable[DimLike]) -> DimLike:
@@ -611,7 +614,7 @@ def numel(shape: Iterable[DimLike]) -> DimLike:
 
 __all__ = [  # with the origins: what reads a trace needs no second import
     "END", "Block", "Branch", "Carried", "Check", "Concat", "Const", "Context", "Datum", "HostCall", "Index", "Invoke", "Kernel", "Loop",
-    "Map", "Nest", "Object", "Origin", "Pack", "Return", "Shape", "Source", "Stage", "Step", "Tagged", "Tensor", "Through", "TracedFunction",
+    "Map", "Nest", "Object", "Origin", "Pack", "Return", "Shape", "Source", "Stage", "Step", "TagOf", "Tagged", "Tensor", "Through", "TracedFunction",
     "Unpack", "Value", "View", "Woven",
     "numel",
 ]

@@ -37,7 +37,7 @@ def joined(cx: Context, condition: Tensor | Tagged, then: Block, other: Block) -
     """The values of either block. Raises NoNative where two have no common type."""
     branch = Branch(condition, then, other)
     for a, b in zip(then.values, other.values, strict=True):
-        if isinstance(a, Datum) and isinstance(b, Datum) and a.family is b.family:
+        if isinstance(a, Datum) and isinstance(b, Datum) and a.family == b.family:
             branch.results.append(Datum(a.family, branch))
             branch.sizes.append({})
             continue
@@ -143,7 +143,7 @@ def _trace_body(cx: Context, node: Node, graph: object, first: Sequence[Value], 
         after = block.values[skip : skip + len(first)]
         changed = False
         for before, now, names in zip(seen, after, sizes, strict=True):
-            if isinstance(before, Datum) and isinstance(now, Datum) and before.family is now.family:
+            if isinstance(before, Datum) and isinstance(now, Datum) and before.family == now.family:
                 continue
             if not isinstance(now, Tensor) or not isinstance(before, Tensor) or now.rank != before.rank:
                 raise NoNative(f"{node}: a carried value changes its rank from {before} to {now}")
