@@ -90,16 +90,19 @@ def _input_weights(cx: Context, w: Tensor) -> Tensor:
 
 
 def _input_bias(cx: Context, cell: Cell, b: Tensor, hidden: int) -> Tensor:
-    """Both biases of every gate [directions, gates * hidden], without that of a GRU's state that r multiplies."""
+    """Both biases of every gate [directions * gates * hidden], without that of a GRU's state that r multiplies."""
     n = len(cell.gates) * hidden
     alone = 2 * hidden if "rb_h" in cell.constants else n
+    array = _array(b, b.dtype)
+    if array is not None:
+        return cx.const((array[:, :n] + np.where(np.arange(n) < alone, array[:, n:], 0)).astype(array.dtype).reshape(-1))
 
     def element(i: Index) -> Expr:
         d, k = i
         second = b.at((d, k + n))
         return b.at((d, k)) + (second if alone == n else op("select", E.index(k) < alone, second, 0))
 
-    return cx.map((b.shape[0], n), b.dtype, element)
+    return cx.reshape(cx.map((b.shape[0], n), b.dtype, element), (b.shape[0] * n,))
 
 
 def _constants(cx: Context, cell: Cell, b: Tensor | None, p: Tensor | None, directions: int, hidden: int, dtype: str) -> list[Tensor]:
@@ -149,8 +152,7 @@ def recurrent(
     part = matmul(cx, cx.reshape(x, (x.shape[0] * x.shape[1], x.shape[2])), _input_weights(cx, w))
     part = cx.reshape(part, (*x.shape[:2], directions * gates * hidden))
     if b is not None:
-        bias = cx.reshape(_input_bias(cx, cells[0], b, hidden), (directions * gates * hidden,))
-        product = part
+        bias, product = _input_bias(cx, cells[0], b, hidden), part
         part = cx.map(product.shape, dtype, lambda i: product.at(i) + bias.at(i[2:]))
     if batch_first:
         part = cx.transpose(part, (1, 0, 2))
