@@ -11,6 +11,9 @@ import numpy as np
 import hasten
 from hasten.base.types import Data
 from hasten.functions.function import Function
+from hasten.vm.callpath import Model, NativeModel
+from hasten.vm.interpreter import InterpretedModel
+from hasten.vm.runtime import loaded_runtime
 
 
 def plain(function: Function) -> Callable[..., Any]:
@@ -67,10 +70,19 @@ def same(got: Any, want: Any, tolerance: float = 1e-5) -> None:
         np.testing.assert_allclose(x.astype("f8"), y.astype("f8"), rtol=tolerance, atol=tolerance)
 
 
-def check(function: Function, *cases: Sequence[Any], **options: Any) -> hasten.CompiledModel:
-    """Compile a function and hold it against plain Python for each tuple of arguments."""
+def interpreted(compiled: hasten.CompiledModel) -> Model:
+    """The same Program and kernels in the interpreter."""
+    model = compiled._model
+    assert isinstance(model, NativeModel)
+    return InterpretedModel(model.program, model.image, model.constants, loaded_runtime(), model.threads)
+
+
+def check(function: Function, *cases: Sequence[Any], tolerance: float = 1e-5, **options: Any) -> hasten.CompiledModel:
+    """Compile a function and hold both drivers against plain Python for each tuple of arguments."""
     compiled = hasten.compile(function, **options)
-    reference = plain(function)
+    reference, slow = plain(function), interpreted(compiled)
     for case in cases:
-        same(compiled(*case), reference(*case))
+        want = reference(*case)
+        same(compiled(*case), want, tolerance)
+        same(slow(*case), want, tolerance)
     return compiled

@@ -10,6 +10,7 @@ from plain import check, plain, same
 
 import hasten
 from hasten import Tensor
+from hasten.codegen import isa
 
 Row = Tensor((2,))
 Tree = hasten.adt("Tree", Leaf=[Row], Node=["Tree", "Tree"])
@@ -71,8 +72,10 @@ def reversed_list(items: List, done: List) -> List:
             return done
 
 
-def test_random_trees(rng: np.random.Generator) -> None:
-    check(total, *[(tree(rng, n),) for n in (1, 2, 3, 7, 30)])
+@pytest.mark.parametrize("level", [n for n in ("portable", "avx2", "avx512") if n in isa.available()])
+def test_random_trees(level: str, rng: np.random.Generator) -> None:
+    for threads in (1, 3):
+        check(total, *[(tree(rng, n),) for n in (1, 2, 3, 7, 30)], isa=level, threads=threads)
 
 
 def test_fold_and_map(rng: np.random.Generator) -> None:

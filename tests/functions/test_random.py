@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plain import plain, same
+from plain import check
 from random_functions import Writer
-
-import hasten
 
 
 def load(text: str, folder: Path, name: str) -> Any:
@@ -39,12 +37,12 @@ def try_function(seed: int, folder: Path, runs: int) -> None:
     name = f"random_function_{seed}"
     module = load(text, folder, name)
     try:
-        compiled, reference = hasten.compile(module.f), plain(module.f)
         rng = np.random.default_rng(seed)
+        cases = []
         for _ in range(runs):
             x, y = rng.standard_normal((2, 3)).astype("f4")
-            arguments = x, y, tree(module, rng, int(rng.integers(1, 6))), int(rng.integers(-2, 7))
-            same(compiled(*arguments), reference(*arguments), 2e-3)
+            cases.append((x, y, tree(module, rng, int(rng.integers(1, 6))), int(rng.integers(-2, 7))))
+        check(module.f, *cases, tolerance=2e-3)
     except BaseException:
         print(f"seed {seed}:\n{text}")
         raise
@@ -52,9 +50,9 @@ def try_function(seed: int, folder: Path, runs: int) -> None:
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("k", range(6))
+@pytest.mark.parametrize("k", range(3))
 def test_random_functions(k: int, tmp_path: Path, rng: np.random.Generator) -> None:
-    try_function(int(rng.integers(1 << 31)), tmp_path, 6)
+    try_function(int(rng.integers(1 << 31)), tmp_path, 5)
 
 
 @pytest.mark.slow
