@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hasten.base.types import Data
 from hasten.codegen import isa as isas
 from hasten.codegen.builder import Function, Module, V
 from hasten.codegen.link import link
@@ -101,10 +102,10 @@ class Toolbox:
         self.kernels = compile_text(module.text(), self.isa)
         self.runtime = link([compile_text(emit_runtime(self.isa), self.isa)], abi.RUNTIME_EXPORTS)
 
-    def image(self, program: Program) -> Image:
+    def image(self, program: Program, opt: int = 1) -> Image:
         objects = [self.kernels]
         if program.native:
-            objects.append(compile_text(emit_model(program, self.isa), self.isa, 1))
+            objects.append(compile_text(emit_model(program, self.isa), self.isa, opt))
         return link(objects, exports(program, interpreted=True))
 
     def model(
@@ -131,7 +132,12 @@ def outcome(model: Model, *inputs: Any) -> Any:
         result = model(*inputs)
     except Exception as error:  # noqa: BLE001
         return type(error).__name__, str(error)
-    return [np.asarray(r).tolist() for r in (result if isinstance(result, tuple) else (result,))]
+    several = isinstance(result, tuple) and not isinstance(result, Data)
+    return [_plain(r) for r in (result if several else (result,))]
+
+
+def _plain(x: Any) -> Any:
+    return [type(x).__name__, *map(_plain, x)] if isinstance(x, Data) else np.asarray(x).tolist()
 
 
 @pytest.fixture(scope="session")

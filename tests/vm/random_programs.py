@@ -1,7 +1,7 @@
 """Random Programs that are valid, over all instructions: what they compute is decided by the interpreter and the native driver, which must agree.
 
-A Program has two inputs with sizes N and M (`x`: int64 (N, 3), `w`: int64 (M)), a constant, and outputs of sizes that it computes. Buffers hold int64
-elements; the grower knows at least how many, and keeps every access inside, so what differs between the drivers is never the Program's fault.
+A Program has two inputs with sizes N and M (`x`: int64 (N, 3), `w`), a list of numbers as a third one, a constant, and outputs of sizes that it computes, of which
+the last is a list. Buffers hold int64 elements; the grower knows at least how many, and keeps every access inside, so what differs between the drivers is never the Program's fault.
 Runs may fail: Checks that do not hold, kernels that report, sizes that overflow, memory that is refused, recursion that is too deep.
 
 Functions take a buffer and two integers (p, n, m), and give two integers back. Those of `LIBRARY` are in every Program: recursion over lists, tail calls,
@@ -17,11 +17,14 @@ from typing import Any
 import numpy as np
 
 from hasten.base import dims as D
+from hasten.base.types import adt
 from hasten.vm import program as P
+from hasten.vm.values import describe
 
 N, M = D.symbol("N"), D.symbol("M")
 NUMBERS = ("a", "b", "c", "d")  # integers that are there from the beginning
 ROOM = 8  # elements of the least buffer
+Row = adt("Row", End=[], Number=[int, "Row"])
 CONSTANT = np.arange(-4, 12, dtype=np.int64)
 MESSAGES = ("ok", 'a "quoted" check', "sizes differ")
 DTYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "bfloat16", "float32", "float64")
@@ -37,6 +40,7 @@ class Grower:
     counted: list[str] = field(default_factory=list)  # those of them that may be arguments and fields
     sizes: tuple[D.Dim, ...] = (N, M)
     functions: list[P.Function] = field(default_factory=list)
+    lists: list[str] = field(default_factory=list)  # values that are inputs
     count: int = 0
 
     # --- choices ------------------------------------------------------------------------------------------------------
@@ -76,13 +80,14 @@ class Grower:
 
     def function(self) -> P.Function:
         """A random body around the parameters; what it finds out goes back."""
-        outer = self.buffers, self.counted, self.sizes
+        outer = self.buffers, self.counted, self.sizes, self.lists
+        self.lists = []
         self.buffers, self.counted, self.sizes = ["p", "arena", "k"], ["p", "k"], (D.symbol("n"), D.symbol("m"))
         start: list[P.Instruction] = [P.Let(name, k + 1) for k, name in enumerate(NUMBERS)]
         start += [P.Arena("arena", 4096), self.filled("arena", 512)]
         end = [P.Release("p"), P.Return((D.mod(D.symbol("a"), 1000), self.small()))]
         made = P.Function(self.fresh("f"), ("p", *self.sizes), (*start, *self.block(1), *end))
-        self.buffers, self.counted, self.sizes = outer
+        self.buffers, self.counted, self.sizes, self.lists = outer
         return made
 
     def filled(self, buffer: str, elements: D.DimLike) -> P.Call:
@@ -97,20 +102,31 @@ class Grower:
         sizes = {o: D.product(s) for o, s in zip(outputs, shapes, strict=True)}
         start: list[P.Instruction] = [P.Let(name, k + 1) for k, name in enumerate(NUMBERS)]
         start += [P.Arena("arena", N * 64 + 4096), self.filled("arena", N * 8 + 512), P.View("m", "arena", 64)]
-        self.buffers, self.counted = ["arena", "m", "k"], ["k"]
+        self.buffers, self.counted, self.lists = ["arena", "m", "k"], ["k"], ["list"]
         body = self.block(2) + self.block(2)
         ends: list[P.Instruction] = []
         names = [self.fresh("s") for _ in outputs]
         for n, o in enumerate(outputs):  # a size that the body may change is taken once
             ends += [P.Let(names[n], sizes[o]), P.Alloc(o, D.symbol(names[n]) * 8, "output"), self.filled(o, D.symbol(names[n]))]
             ends += [P.If(D.symbol(names[n]), (P.Call("k_put", (o, 0, self.size())),), ())]
+        ends += [P.Release(P.Value("list")), *self.result()]
         given = [P.Output(n, o, s) for n, (o, s) in enumerate(zip(outputs, shapes, strict=True))]
         self.rng.shuffle(given)  # type: ignore[arg-type]
         if self.chance(0.2):
             given = [P.If(self.size(), tuple(given), tuple(reversed(given)))]  # type: ignore[list-item]
         specs = [P.TensorSpec(f"y{n}", "int64", s, o) for n, (o, s) in enumerate(zip(outputs, shapes, strict=True))]
         inputs = [P.TensorSpec("x", "int64", (N, 3), "x"), P.TensorSpec("w", "int64", self.one([(M, 2), (M + N, M), (M * 2, M)]), "w")]
-        return P.Program(inputs, specs, [P.Constant("k", 0, CONSTANT.nbytes)], [*start, *body, *ends, *given], [], self.functions)
+        listed = P.ValueSpec("list", "Row", "list"), P.ValueSpec("made", "Row", "made")
+        code = [*start, *body, *ends, *given]
+        return P.Program([*inputs, listed[0]], [*specs, listed[1]], [P.Constant("k", 0, CONSTANT.nbytes)], code, [], self.functions, describe(Row))
+
+    def result(self) -> list[P.Instruction]:
+        """A list that becomes an output."""
+        i, number, cell = self.fresh("i"), self.fresh("h"), self.fresh("v")
+        left = D.symbol(i)
+        body = (P.Let(i, left - 1), P.Alloc(number, 8), P.Call("k_put", (number, 0, self.small() + left)), P.Pack(cell, 1, (number, P.Value("made"))),
+                P.Move("made", cell))  # fmt: skip
+        return [P.Pack("made", 0), P.Let(i, D.mod(self.size(), 6)), P.While(left, body)]
 
 
 OPERATIONS: tuple[Callable[[D.DimLike, D.DimLike], D.DimLike], ...] = (
@@ -248,6 +264,11 @@ def listed(g: Grower, depth: int) -> list[P.Instruction]:
     return [*found, P.Invoke("total", (P.Value(v),), (D.symbol(number),))]
 
 
+def given_list(g: Grower, depth: int) -> list[P.Instruction]:
+    """The sum of the list that is an input."""
+    return [i for v in g.lists for i in (P.Retain(P.Value(v)), P.Invoke("given", (P.Value(v),), (D.symbol(g.one(NUMBERS)),)))]
+
+
 def called(g: Grower, depth: int) -> list[P.Instruction]:
     """A function of this Program, or a closure of it."""
     number, other = g.rng.choice(NUMBERS, 2, replace=False)
@@ -276,6 +297,11 @@ LIBRARY = (
         P.If(_k, (P.Field(_n, "list", 0), P.Field(_rest, "list", 1), P.Retain(_rest), P.Release(_list), P.Invoke("total", (_rest,), (_s,)),
                   P.Return((D.mod(_s + _n, 1000),))), (P.Release(_list), P.Return((0,)))),
     )),
+    P.Function("given", (_list,), (  # of numbers that lie in memory; without a tail call, to the depth of its length
+        P.Tag("k", "list"),
+        P.If(_k, (P.Field("b", "list", 0), P.Read("n", "b", 0, "int64"), P.Field(_rest, "list", 1), P.Retain(_rest), P.Release(_list),
+                  P.Invoke("given", (_rest,), (_s,)), P.Return((D.mod(_s * 7 + _n, 1000),))), (P.Release(_list), P.Return((0,)))),
+    )),
     P.Function("down", (_n,), (P.If(_n, (P.Invoke("down", (_n - 1,), (_m,)), P.Return((_m + 1,))), (P.Return((0,)),)),)),
     P.Function("count", (_n, _m), (P.If(_n, (P.Invoke("count", (_n - 1, D.mod(_m * 3 + 1, 100)), (), True),), (P.Return((_m,)),)),)),
     P.Function("apply", (_n, _self), (  # a closure over a buffer and a number
@@ -283,7 +309,7 @@ LIBRARY = (
     )),
 )  # fmt: skip
 STEPS: tuple[Step, ...] = (
-    let, let, put, put, read, read, check, view, heap, heap, marks, double, report, choice, choice, chosen, loop, loop, pack, listed, called, called,
+    let, let, put, put, read, read, check, view, heap, heap, marks, double, report, choice, choice, chosen, loop, loop, pack, listed, called, called, given_list,
 )  # fmt: skip
 
 
@@ -291,11 +317,14 @@ def grown(rng: np.random.Generator) -> P.Program:
     return Grower(rng).program()
 
 
-def inputs_of(program: P.Program, rng: np.random.Generator) -> list[np.ndarray]:
-    """Arrays for a run; seldom of a wrong size."""
+def inputs_of(program: P.Program, rng: np.random.Generator) -> list[Any]:
+    """Arrays for a run, seldom of a wrong size, and a list, seldom a long one."""
     sizes = {"N": int(rng.integers(0, 6)), "M": int(rng.integers(0, 5))}
     shapes = [tuple(D.evaluate(d, sizes) for d in s.shape) for s in program.inputs if isinstance(s, P.TensorSpec)]
     if rng.random() < 0.05:
         k = int(rng.integers(len(shapes)))
         shapes[k] = tuple(n + int(rng.integers(0, 2)) for n in shapes[k])
-    return [rng.integers(-20, 20, s) for s in shapes]
+    made = Row.End()
+    for _ in range(int(rng.integers(0, 7)) if rng.random() < 0.97 else DEEP + 3):
+        made = Row.Number(int(rng.integers(-99, 99)), made)
+    return [*(rng.integers(-20, 20, s) for s in shapes), made]

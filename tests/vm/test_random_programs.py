@@ -20,25 +20,25 @@ from hasten.vm.callpath import make_model  # noqa: E402
 from hasten.vm.instructions import ROWS  # noqa: E402
 from hasten.vm.text import from_text, to_text  # noqa: E402
 
-QUICK, SLOW, RUNS = 24, 1000, 5
+QUICK, SLOW, RUNS = 16, 800, 6
 LIMIT = 1 << 20
 SEED = int(os.environ.get("HASTEN_TEST_SEED") or 0)
 
 
-def agree(toolbox: Any, result_of: Any, seed: list[int]) -> list[str]:
-    """Runs one Program on some inputs with both drivers; what became of the runs."""
+def agree(toolbox: Any, result_of: Any, seed: list[int], opt: int = 1) -> list[str]:
+    """Runs one Program on some inputs with both drivers, the native one compiled with `opt`; what became of the runs."""
     rng = np.random.default_rng(seed)
     program = grown(rng)
     text = to_text(program)
     assert from_text(text) == program
-    image = toolbox.image(program)
+    image = toolbox.image(program, opt)
     native, interpreted = (make_model(program, image, CONSTANT.tobytes(), toolbox.runtime, threads=2, memory_limit=LIMIT, profile=profile, max_depth=DEEP)
                            for profile in (None, lambda instruction, seconds: None))  # fmt: skip
     ends = []
     for _ in range(RUNS):  # later runs find scratch memory of earlier ones
         arrays = inputs_of(program, rng)
         want, got = result_of(interpreted, *arrays), result_of(native, *arrays)
-        assert got == want, f"seed {seed}, inputs of {[a.shape for a in arrays]}:\n{text}"
+        assert got == want, f"seed {seed}, inputs of {[np.shape(a) for a in arrays[:2]]}:\n{text}"
         if not isinstance(want, tuple):
             assert native.unreleased == interpreted.unreleased, text
         ends.append(want[0] if isinstance(want, tuple) else "answer")
@@ -53,8 +53,8 @@ def test_random_programs(toolbox: Any, result_of: Any, rng: np.random.Generator)
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(3))
 def test_many_random_programs(toolbox: Any, result_of: Any, part: int) -> None:
-    """All in all some fifteen thousand runs."""
-    ends = collections.Counter(end for k in range(SLOW) for end in agree(toolbox, result_of, [SEED, part, k]))
+    """All in all some fourteen thousand runs. LLVM's passes take most of the time: every fourth Program has them."""
+    ends = collections.Counter(end for k in range(SLOW) for end in agree(toolbox, result_of, [SEED, part, k], int(k % 4 == 0)))
     assert ends["answer"] > SLOW * RUNS // 4, ends
     assert {"ShapeMismatch", "ExecutionError", "ResourceLimit"} <= ends.keys(), ends
 
