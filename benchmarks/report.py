@@ -1,7 +1,7 @@
-"""The committed results as tables: docs/benchmarks.md between its markers, and the same on the terminal.
+"""The committed results as tables: docs/benchmarks.md and docs/benchmarks-dynamic.md between their markers, and the same on the terminal.
 
 python benchmarks/report.py            print and write
-python benchmarks/report.py --check    fail where docs/benchmarks.md is not what the results say
+python benchmarks/report.py --check    fail where a page is not what the results say
 
 Every table stands between <!-- NAME --> and <!-- /NAME -->; what lies outside is written by hand. A result that is missing says which program
 makes it; one that was taken on a busy machine says so.
@@ -14,9 +14,11 @@ import collections
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import dynamic_tables
 import picture
 import points
 import shares
@@ -24,8 +26,8 @@ import tables
 from machine import RESULTS, ROOT
 from tables import table
 
-PAGE = ROOT / "docs" / "benchmarks.md"
-IMAGES = PAGE.parent / "images"
+DOCS = ROOT / "docs"
+IMAGES = DOCS / "images"
 Data = dict[str, Any]
 
 
@@ -202,45 +204,51 @@ FILES: dict[str, tuple[str, Callable[[Data], str]]] = {  # marker on the page ->
     "track": ("track", track),
 }
 PROGRAMS = {"kernels": "kernels/sweep", "track": "track/aa"}  # where the program is not called as its result
-SECTIONS = (*FOLDERS, *FILES)
+
+
+def below_environment(write: Callable[[Data], Iterable[str]]) -> Callable[[Data], str]:
+    """The paragraphs that `write` makes, under the one on where and when."""
+    return lambda data: "\n\n".join((environment(data), *write(data)))
+
+
+DYNAMIC = {marker: (f"dynamic/{marker}", below_environment(write)) for marker, write in dynamic_tables.WRITERS.items()}
+PAGES = {DOCS / "benchmarks.md": (*FOLDERS, *FILES), DOCS / "benchmarks-dynamic.md": tuple(DYNAMIC)}  # -> its markers
 
 
 def section(marker: str) -> str:
     """The text of one section."""
     if marker in FOLDERS:
         return suite(FOLDERS[marker])
-    name, write = FILES[marker]
+    name, write = (FILES | DYNAMIC)[marker]
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return f"No result is committed yet: `python benchmarks/{PROGRAMS.get(name, name)}.py` makes it."
     return write(json.loads(path.read_text()))
 
 
-def page(text: str) -> str:
+def page(path: Path, found: dict[str, str]) -> str:
     """The page with every section as the results say."""
-    for marker in SECTIONS:
+    text = path.read_text()
+    for marker in PAGES[path]:
         pattern = re.compile(f"(<!-- {marker} -->\n).*?(\n<!-- /{marker} -->)", re.DOTALL)
         if not pattern.search(text):
-            sys.exit(f"{PAGE.name} has no section <!-- {marker} --> ... <!-- /{marker} -->")
-        new = section(marker)
-        text = pattern.sub(lambda m, new=new: f"{m[1]}{new}{m[2]}", text)  # type: ignore[misc]
+            sys.exit(f"{path.name} has no section <!-- {marker} --> ... <!-- /{marker} -->")
+        text = pattern.sub(lambda m, new=found[marker]: f"{m[1]}{new}{m[2]}", text)  # type: ignore[misc]
     return text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where the page is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is out of date")
     args = parser.parse_args()
-    old = PAGE.read_text()
-    new = page(old)
-    drawn = {IMAGES / name: text for name, text in PICTURES.items()}
+    found = {marker: section(marker) for markers in PAGES.values() for marker in markers}
+    files = {path: page(path, found) for path in PAGES} | {IMAGES / name: text for name, text in PICTURES.items()}
     if args.check:
-        same = new == old and all(path.exists() and path.read_text() == text for path, text in drawn.items())
-        sys.exit(0 if same else f"{PAGE.name} is out of date: run python benchmarks/report.py")
-    for marker in SECTIONS:
-        print(f"== {marker}\n{section(marker)}\n")
-    PAGE.write_text(new)
-    for path, text in drawn.items():
+        old = [path.name for path, text in files.items() if not path.exists() or path.read_text() != text]
+        sys.exit(f"out of date: {', '.join(old)}; run python benchmarks/report.py" if old else 0)
+    for marker, text in found.items():
+        print(f"== {marker}\n{text}\n")
+    for path, text in files.items():
         path.write_text(text)
 
 

@@ -149,7 +149,7 @@ def main() -> None:
         figures["microseconds_a_call"] = per_call(relu, 3 if args.quick else 20)
     assert figures["largest_difference"] < 1e-4
     show(figures)
-    machine.write("torch_door", quiet, figures, args)
+    machine.write("dynamic/torch_door", quiet, figures, args)
 
 
 def show(figures: dict[str, Any]) -> None:
