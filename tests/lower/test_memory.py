@@ -102,8 +102,8 @@ class Machine:
                 offset = start + D.evaluate(i.offset, self.env)
                 assert offset % 64 == 0
                 self.place[i.buffer] = (zone, offset)
-            elif isinstance(i, P.Free):
-                del self.zones[self.place.pop(i.buffer)[0]]
+            elif isinstance(i, P.Release):
+                del self.zones[self.place.pop(str(i.name))[0]]
             elif isinstance(i, P.Call):
                 self.call([a for a in i.args if isinstance(a, str)])
 
@@ -134,7 +134,7 @@ def test_nothing_is_overwritten_too_early(seed: int, length: int) -> None:
     program = P.Program(instructions=list(writer.block(set(), 3, length)))
     outputs = {b for b in writer.sizes if rng.random() < 0.1}
     peak = memory.plan(program, dict(writer.sizes), outputs, frozenset(KNOWN), over=writer.over)
-    frees = [i.buffer for i in walk(program.instructions) if isinstance(i, P.Free)]
+    frees = [i.name for i in walk(program.instructions) if isinstance(i, P.Release)]
     assert not set(frees) & outputs and len(frees) == len(set(frees))
     for case in range(4):
         env = {name: random.Random(seed + case).choice([0, 1, 5, 97, 300]) for name in KNOWN + UNKNOWN}

@@ -177,14 +177,14 @@ def heap(g: Grower, depth: int) -> list[P.Instruction]:
     """Memory of its own, used, and given back sometimes."""
     name = g.fresh("h")
     if g.chance(0.1):  # of any size, negative ones too: not used
-        return [P.Alloc(name, g.size() * 8), P.Free(name)]
+        return [P.Alloc(name, g.size() * 8), P.Release(name)]
     g.buffers.append(name)
     g.counted.append(name)
     found: list[P.Instruction] = [P.Alloc(name, ROOM * 8 + D.maximum(g.small(), 0)), g.filled(name, ROOM), *put(g, 0), *read(g, 0)]
     if g.chance(0.5):
         g.buffers.remove(name)
         g.counted.remove(name)
-        found.append(P.Free(name))
+        found.append(P.Release(name))
     return found
 
 

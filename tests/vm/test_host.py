@@ -61,7 +61,7 @@ def test_sequences_and_strings(toolbox: Any) -> None:
             P.Call("k_double", ("x", "z", N), N),
             P.Host(0, (tensor("z", "float32", N), None), (P.HostObject("parts"),)),
             P.Call("k_double", ("z", "z", N), N),
-            P.Free("z"),
+            P.Release("z"),
             P.Host(1, (P.HostObject("w"), P.HostObject("w")), (P.HostObject("joined"),)),
         ],
         [site("SplitToSequence", ["z"], ["parts"]), site("StringConcat", ["w", "w"], ["joined"])],

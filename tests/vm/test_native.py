@@ -175,7 +175,7 @@ def test_failing_calls_leak_nothing(toolbox: Any) -> None:
         P.Arena("s", size),
         P.Alloc("h", size),
         P.Alloc("g", size),
-        P.Free("h"),
+        P.Release("h"),
         P.Alloc("o", size, "output"),
         P.Call("k_status", (N - 1,)),
     ]

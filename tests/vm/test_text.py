@@ -60,7 +60,7 @@ LEAVES = st.one_of(
     st.builds(P.Arena, NAMES, dims()),
     st.builds(P.View, NAMES, NAMES, dims()),
     st.builds(P.Alloc, NAMES, dims(), st.sampled_from(["heap", "output"])),
-    st.builds(P.Free, NAMES),
+    st.builds(P.Release, NAMES),
     st.builds(P.Call, NAMES, st.lists(st.one_of(dims(), NAMES), max_size=5).map(tuple), dims()),
     st.builds(
         P.Host, st.integers(0, 9), st.lists(OPERANDS, max_size=3).map(tuple), st.lists(OPERANDS, max_size=3).map(tuple)

@@ -232,7 +232,7 @@ class _Loop:
             e.keep.append(stand_in)
             copy_to(e, stand_in, Buffer(home.name, row_major(c.next.shape)))
             return
-        e.code.append(P.Free(home.name))
+        e.code.append(P.Release(home.name))
         e.code.append(P.View(home.name, new.name, 0))
         names = {name: e.fresh("size") for name in c.sizes.values()}
         for axis, name in c.sizes.items():
@@ -254,7 +254,7 @@ class _Loop:
             e.buffers[id(stand_in)] = Buffer(old.name, (1,))
             e.keep.append(stand_in)
             copy_to(e, stand_in, Buffer(new, (1,)))
-            e.code.append(P.Free(old.name))
+            e.code.append(P.Release(old.name))
             e.code.append(P.View(old.name, new, 0))
         e.code.append(P.Let(self.room, room * 2))
         grown, e.code = tuple(e.code), saved

@@ -45,7 +45,7 @@ def counted_memory(code: list[P.Instruction], handed: set[str]) -> list[P.Instru
     """Code as `lower.ownership` takes it: all memory that is no arena's and not handed out is counted, and nothing is freed by name."""
     made: list[P.Instruction] = []
     for i in code:
-        if isinstance(i, P.Free):
+        if isinstance(i, P.Release):
             continue
         if isinstance(i, P.Alloc) and i.buffer not in handed:
             i = replace(i, zone="heap")

@@ -107,7 +107,7 @@ Path = tuple[tuple[int, str], ...]  # (position of the instruction that nests, w
 
 
 def _insert(code: list[P.Instruction], place: dict[str, P.Instruction], outputs: set[str]) -> list[P.Instruction]:
-    """Put each buffer's placement before its first mention, and Free after the last one of heap memory: in the innermost block that holds all
+    """Put each buffer's placement before its first mention, and Release after the last one of heap memory: in the innermost block that holds all
     mentions (a buffer that is mentioned on both sides of an If, or in a loop and after it, is placed before that)."""
     mentions: dict[str, list[tuple[Path, int]]] = {}
     _find(code, (), place, mentions)
@@ -118,7 +118,7 @@ def _insert(code: list[P.Instruction], place: dict[str, P.Instruction], outputs:
         at = [path[len(block)][0] if len(path) > len(block) else k for path, k in found]
         before.setdefault((block, min(at)), []).append(place[b])
         if isinstance(place[b], P.Alloc) and b not in outputs:
-            after.setdefault((block, max(at)), []).append(P.Free(b))
+            after.setdefault((block, max(at)), []).append(P.Release(b))
     return _rebuild(code, (), before, after)
 
 

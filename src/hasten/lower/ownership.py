@@ -89,7 +89,7 @@ def _shared(i: P.Instruction) -> list[Name]:
 
 def _counted(code: _Code, given: Sequence[Name]) -> set[Name]:
     everything = list(abi.walk(code))
-    by_hand = {i.name for i in everything if isinstance(i, P.Release)} | {i.buffer for i in everything if isinstance(i, P.Free)}
+    by_hand = {i.name for i in everything if isinstance(i, P.Release)}
     counted: set[Name] = set(given)
     while True:
         known = len(counted)

@@ -26,8 +26,8 @@ FEWEST_ROUNDS = 5
 GROUPS: dict[str, tuple[type, ...]] = {
     "kernels": (P.Call,),
     "sizes and checks": (P.Let, P.Read, P.Check),
-    "memory": (P.Arena, P.Alloc, P.Free, P.View, P.Output),
-    "values": (P.Retain, P.Release, P.Move, P.Pack, P.Tag, P.Field),
+    "memory": (P.Arena, P.Alloc, P.Retain, P.Release, P.View, P.Output),
+    "values": (P.Move, P.Pack, P.Tag, P.Field),
     "control": (P.If, P.While, P.Invoke, P.Return),
 }
 """What instructions are for; host ops have no native driver."""

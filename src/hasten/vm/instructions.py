@@ -87,8 +87,6 @@ ROWS: tuple[Row, ...] = (
         "`buffer` := `base` + `offset` bytes"),
     Row(P.Alloc, "{buffer} = alloc {zone} {size}", {"buffer": Kind.NEW_BUFFER, "size": Kind.SIZE, "zone": Kind.WORD},
         "`buffer` := fresh memory of `size` bytes, for this run (zone `heap`) or for the caller (zone `output`)", _MEMORY),
-    Row(P.Free, "free {buffer}", {"buffer": Kind.BUFFER},
-        "give a heap buffer back"),
     Row(P.Call, "call {kernel} {args}[[ work {work}]][[ at {where}]]",
         {"kernel": Kind.KERNEL, "args": Kind.ARGUMENTS, "work": Kind.SIZE, "where": Kind.TEXT},
         "run a kernel on `args`; `work` (nanoseconds on one core) decides on how many threads; `where` names what may fail in it",

@@ -40,7 +40,6 @@ from hasten.vm.program import (
     Call,
     Check,
     Field,
-    Free,
     Host,
     HostObject,
     HostTensor,
@@ -238,9 +237,6 @@ class Run:
         base = self.buffer(i.base)
         self.buffers[i.buffer] = base._replace(address=base.address + self.wrapped(i.offset))
 
-    def free(self, i: Free) -> None:
-        self.counts.release(self.buffers.pop(i.buffer))
-
     def buffer(self, name: str) -> Buffer:
         found = self.buffers[name]
         living(found.counted)
@@ -432,7 +428,6 @@ _HANDLERS: dict[type, Callable[[Run, Any], None]] = {
     Arena: Run.allocate,
     View: Run.view,
     Alloc: Run.allocate,
-    Free: Run.free,
     Call: Run.call,
     Host: Run.host,
     If: Run.branch,

@@ -186,13 +186,6 @@ class Alloc:
 
 
 @dataclass(frozen=True)
-class Free:
-    """Give a heap buffer back."""
-
-    buffer: str
-
-
-@dataclass(frozen=True)
 class Call:
     """Run a kernel. `work` estimates its cost in nanoseconds of one core: small calls stay on the calling thread. `where`
     names what a kernel works for that may fail: a failure is then noticed at once, and the message says where."""
@@ -325,7 +318,7 @@ class Return:
 
 
 Instruction = (
-    Let | Read | Check | Arena | View | Alloc | Free | Call | Host | If | While | Output
+    Let | Read | Check | Arena | View | Alloc | Call | Host | If | While | Output
     | Retain | Release | Move | Pack | Tag | Field | Invoke | Return
 )  # fmt: skip
 

@@ -30,7 +30,6 @@ from hasten.vm.program import (
     Call,
     Check,
     Field,
-    Free,
     If,
     Instruction,
     Invoke,
@@ -336,9 +335,6 @@ class Code:
     def release(self, i: Release) -> None:
         counted.release(self.f, self.pool, self.reference(i.name))
 
-    def free(self, i: Free) -> None:
-        counted.release(self.f, self.pool, self.reference(i.buffer))
-
     def move(self, i: Move) -> None:
         self.set("v:" + i.value, self.value(i.source))
 
@@ -385,7 +381,6 @@ EMITTERS: dict[type, Callable[[Any, Any], None]] = {
     Arena: lambda code, i: code.arena(i),
     View: Code.view,
     Alloc: Code.alloc,
-    Free: Code.free,
     Call: Code.call,
     If: Code.branch,
     While: lambda code, i: code.loop(i),
