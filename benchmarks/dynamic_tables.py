@@ -13,7 +13,8 @@ NAMES = {
     "hasten": "Hasten", "onnxruntime": "ONNX Runtime", "openvino:shapes=any": "OpenVINO f32", "openvino:precision=default,shapes=any": "OpenVINO default",
     "torch_eager": "PyTorch", "torch_dynamic": "torch.compile, dynamic", "padded": "Hasten, padded to the longest", "torch_lstm": "torch.nn.LSTM",
     "torch_cells": "a loop over torch.nn.LSTMCell", "tree_hasten": "Hasten", "tree_recursion": "PyTorch, recursion",
-    "tree_levels": "PyTorch, batched by levels", "tree_dynet": "DyNet, autobatch",
+    "tree_levels": "PyTorch, batched by levels", "tree_dynet": "DyNet, autobatch", "decode_hasten": "Hasten", "decode_eager": "PyTorch",
+    "decode_compiled": "torch.compile, dynamic", "decode_onnxruntime": "ONNX Runtime", "decode_openvino": "OpenVINO f32",
 }  # fmt: skip
 
 
@@ -151,6 +152,25 @@ def vm(data: Data) -> Iterable[str]:
     yield table(head, [*lines, bars])
 
 
+def decode(data: Data) -> Iterable[str]:
+    for threads, modes in data["threads"].items():
+        for mode, found in modes.items():
+            lines = []
+            for engine, row in found["engines"].items():
+                beside = "" if engine == "decode_hasten" else f"{row['ratio']:.2f}x {spread(row)}"
+                lines.append([name(engine), f"{row['tokens_per_second']:.0f}", beside, f"{row['error']:.0e}"])
+            best = min(row["ratio"] for engine, row in found["engines"].items() if engine != "decode_hasten")
+            text = f"Beside the best peer {at_least(best, data['bar'])} (bar: at least {data['bar']:.1f}x)"
+            if "compilations" in found:
+                text += f"; compiled after loading: {at_most(found['compilations'], 0, 'd', '')}"
+            if "not_kernels" in found:
+                text += f"; not kernels: {found['not_kernels']:.1%} of a call"
+            words = {"greedy": "The likeliest character again and again", "beam": "A beam search"}[mode]
+            yield f"{words}, {found['tokens']} characters, {threads} thread{'s' if threads != '1' else ''}:"
+            yield table(["engine", "characters a second", "Hasten is so many times as fast", "error"], lines)
+            yield text + "."
+
+
 def torch_door(data: Data) -> Iterable[str]:
     """No bars: figures beside PyTorch's own compiler."""
     lines = []
@@ -164,6 +184,6 @@ def torch_door(data: Data) -> Iterable[str]:
 
 
 WRITERS: dict[str, Callable[[Data], Iterable[str]]] = {
-    "encoder": encoder, "tree": tree, "streams": streams, "lstm": lstm, "memory": memory, "vm": vm, "torch_door": torch_door,
+    "encoder": encoder, "tree": tree, "streams": streams, "lstm": lstm, "decode": decode, "memory": memory, "vm": vm, "torch_door": torch_door,
 }  # fmt: skip
 """Program of dynamic/ -> what makes the paragraphs of its result; its name is the marker on the page, too."""

@@ -43,7 +43,6 @@ from hasten.lower import compile as stages  # noqa: E402
 from hasten.lower import memory  # noqa: E402
 from hasten.profile.instructions import time_instructions  # noqa: E402
 from hasten.vm import program as P  # noqa: E402
-from hasten.vm.listing import known_sizes  # noqa: E402
 
 Data = dict[str, Any]
 GOALS = {"fewer allocations": 0.47, "less time": 0.75, "peak": 1.08, "resident": 1.02}
@@ -150,9 +149,14 @@ def lowered(model: onnx.ModelProto) -> P.Program:
 
 
 def arena(program: P.Program, sizes: dict[str, int]) -> int:
-    """Bytes of all arenas."""
-    known = known_sizes(program, sizes)
-    return sum(evaluate(i.size, known) for i in program.instructions if isinstance(i, P.Arena))
+    """Bytes of the arena for these sizes of the inputs."""
+    known, total = dict(sizes), 0
+    for i in program.instructions:
+        if isinstance(i, P.Let):
+            known[i.name] = evaluate(i.value, known)
+        elif isinstance(i, P.Arena):
+            total += evaluate(i.size, known)
+    return total
 
 
 def lengths(args: argparse.Namespace) -> Data:
