@@ -25,11 +25,13 @@ from hasten.base.errors import (
     TypeMismatch,
     UnsupportedOperator,
 )
+from hasten.base.ranges import Dim
 from hasten.base.types import Tensor, adt
 from hasten.base.version import VERSION
 from hasten.deploy import build_library
 from hasten.functions import op
 from hasten.functions.function import function
+from hasten.stream import Stream
 
 __version__ = VERSION
 
@@ -37,6 +39,7 @@ __all__ = [
     "CompileError",
     "CompiledModel",
     "CorruptFile",
+    "Dim",
     "ExecutionError",
     "HastenError",
     "InputError",
@@ -45,6 +48,7 @@ __all__ = [
     "ResourceLimit",
     "ShapeMismatch",
     "SourceError",
+    "Stream",
     "Tensor",
     "TensorInfo",
     "TypeInferenceError",

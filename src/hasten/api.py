@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from hasten.base.dims import symbols
+from hasten.base.dims import DimLike, expanded, symbols
 from hasten.base.errors import CompileError, CorruptFile, HastenError, InputError, ResourceLimit
+from hasten.base.ranges import Dim
 from hasten.functions.function import Function
+from hasten.stream import Stream
+from hasten.vm.abi import derived
 
 if TYPE_CHECKING:
     from hasten.codegen.cache import Cache
@@ -51,11 +54,22 @@ class CompiledModel:
         self.run: Callable[[Mapping[str, Any]], dict[str, Any]] = model.run
         program = model.program
         known = frozenset().union(*(symbols(d) for s in program.inputs for d in getattr(s, "shape", ())))
-        self.inputs: list[TensorInfo] = [_info(s, known) for s in program.inputs]
-        self.outputs: list[TensorInfo] = [_info(s, known) for s in program.outputs]
+        named = derived(program)
+        self.inputs: list[TensorInfo] = [_info(s, known, named) for s in program.inputs]
+        self.outputs: list[TensorInfo] = [_info(s, known, named) for s in program.outputs]
 
     def __call__(self, *arrays: Any) -> Any:
         return self._call(*arrays)
+
+    def stream(self, state: Mapping[str, str] | None = None, *, initial: Mapping[str, Any] | None = None,
+               fixed: Mapping[str, Any] | None = None) -> Stream:  # fmt: skip
+        """A session that carries state from call to call: `with model.stream() as s: y = s(frame)`; see `hasten.Stream`.
+
+        state: output name -> name of the input that it becomes in the next call; None: pairs whose names tell (`stateN` and `state`, `hn` and
+        `h`, `present.0.key` and `past_key_values.0.key`). initial: {input: array} of the first call, zeros where nothing is given. fixed:
+        {input: array} of inputs that are the same in every call. Raises InputError where no pairs are found, or a name or type does not fit.
+        """
+        return Stream(self._call, self.inputs, self.outputs, state, initial, fixed)
 
     def report(self) -> Report:
         """What became of every node, with kernels, host ops, formats, memory."""
@@ -128,12 +142,12 @@ class CompiledModel:
         return f"<hasten.CompiledModel ({side(self.inputs)}) -> ({side(self.outputs)}), isa {self._report.isa}, threads {self.threads}>"
 
 
-def _info(spec: Any, known: frozenset[str]) -> TensorInfo:
-    """`known`: names of the sizes of inputs; sizes that depend on anything else are None."""
+def _info(spec: Any, known: frozenset[str], named: Mapping[str, DimLike]) -> TensorInfo:
+    """`known`: names of the sizes of inputs; `named`: names of sizes made of these; sizes that depend on anything else are None."""
     if not hasattr(spec, "shape"):
         return TensorInfo(spec.name, spec.kind if hasattr(spec, "kind") else spec.type, None)
-    shape = tuple(d if isinstance(d, int) else str(d) if symbols(d) <= known else None for d in spec.shape)
-    return TensorInfo(spec.name, spec.dtype, shape)
+    shape = [expanded(d, named) for d in spec.shape]
+    return TensorInfo(spec.name, spec.dtype, tuple(d if isinstance(d, int) else str(d) if symbols(d) <= known else None for d in shape))
 
 
 def _restore(data: bytes, threads: int) -> CompiledModel:
@@ -141,16 +155,18 @@ def _restore(data: bytes, threads: int) -> CompiledModel:
 
 
 def compile(  # noqa: A001
-    model: Any, *, example_inputs: Sequence[Any] | None = None, dynamic_shapes: Any = None, threads: int | None = None,
-    precision: str = "highest", isa: str | None = None, host_ops: bool = True, cache_dir: str | os.PathLike[str] | None = None,
+    model: Any, *, example_inputs: Sequence[Any] | None = None, dynamic_shapes: Any = None, dims: Mapping[str, Dim | int] | None = None,
+    threads: int | None = None, precision: str = "highest", isa: str | None = None, host_ops: bool = True, cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None, dump: str | os.PathLike[str] | None = None,
 ) -> CompiledModel:  # fmt: skip
     """Compile a model to native code for this machine.
 
     model: path of an ONNX file, onnx.ModelProto (or its bytes), onnx_ir.Model, or a torch.nn.Module (with `example_inputs`, and
-    `dynamic_shapes` as in torch.export). threads: most threads a call uses (default: what this process may use, HASTEN_NUM_THREADS).
-    precision: "strict" (IEEE float32 only), "highest" (default: float32 accuracy by any algorithm), "high", "medium" (bfloat16). isa: "portable",
-    "avx2", "avx512", "amx" (default: the best of this machine). host_ops: allow operators without native kernel to run in Python.
+    `dynamic_shapes` as in torch.export). dims: what is known of the sizes that the model leaves open, by their names (`CompiledModel.inputs`
+    shows them): a `hasten.Dim` that each call is held to, or a number, which fixes the size. threads: most threads a call uses (default: what
+    this process may use, HASTEN_NUM_THREADS). precision: "strict" (IEEE float32 only), "highest" (default: float32 accuracy by any algorithm),
+    "high", "medium" (bfloat16). isa: "portable", "avx2", "avx512", "amx" (default: the best of this machine). host_ops: allow operators without
+    native kernel to run in Python.
     cache_dir: where compiled kernels and models are kept (default: HASTEN_CACHE_DIR or the user's cache folder). progress(stage, done, total).
     dump: directory that gets the text of every stage (also HASTEN_DUMP).
     Raises ModelError, UnsupportedOperator, InputError, ResourceLimit (CompileError: a fault of Hasten itself).
@@ -166,7 +182,7 @@ def compile(  # noqa: A001
     count = thread_count(threads)
     cache = Cache(cache_dir)
     dump = dump or os.environ.get("HASTEN_DUMP") or None
-    key = None if dump else _model_key(model, cache, target, count, precision, host_ops)
+    key = None if dump else _model_key(model, cache, target, count, precision, host_ops, dims)
     if key is not None:
         path = cache.path("model", key)
         if path is not None:
@@ -178,7 +194,7 @@ def compile(  # noqa: A001
             cache.delete("model", key)
     stage = Stage(progress)
     with faults(stage):
-        parts, seconds = _compile(model, example_inputs, dynamic_shapes, target, count, precision, host_ops, cache, stage, dump, started)
+        parts, seconds = _compile(model, example_inputs, dynamic_shapes, dims, target, count, precision, host_ops, cache, stage, dump, started)
     compiled = _keep(cache, key, parts, threads) or _from_parts(parts, threads)
     compiled._report.compile_seconds = seconds
     return compiled
@@ -217,13 +233,13 @@ def faults(stage: Stage) -> Iterator[None]:
         raise CompileError(f"{fault}; this is a fault of Hasten, please report it with the model") from error
 
 
-def trace(model: Any, example_inputs: Any, dynamic_shapes: Any, target: Any, precision: str, host_ops: bool, step: Stage,
-          dump: Any) -> tuple[Traced, dict[str, str]]:  # fmt: skip
+def trace(model: Any, example_inputs: Any, dynamic_shapes: Any, dims: Mapping[str, Dim | int] | None, target: Any, precision: str,
+          host_ops: bool, step: Stage, dump: Any) -> tuple[Traced, dict[str, str]]:  # fmt: skip
     """The stages that know the model's format: the traced model, and the texts of these stages where a dump is wanted."""
     from hasten.frontends import load_graph
     from hasten.graph import prepare
     from hasten.graph.text import to_text
-    from hasten.lower.graph import Options, trace_model
+    from hasten.lower.graph import Options, trace_model, types_json
 
     step("load", 0, 4)
     if isinstance(model, Function):
@@ -241,20 +257,20 @@ def trace(model: Any, example_inputs: Any, dynamic_shapes: Any, target: Any, pre
     step("simplify", 1, 4)
     prepare(graph)
     step("trace", 2, 4)
-    traced = trace_model(graph, Options(host_ops, precision, target))
+    traced = trace_model(graph, Options(host_ops, precision, target, dims or {}))
     if dump:
-        texts["simplified.txt"] = to_text(graph)
+        texts["simplified.txt"], texts["types.json"] = to_text(graph), types_json(graph, traced)
     step("lower", 3, 4)
     return traced, texts
 
 
-def _compile(model: Any, example_inputs: Any, dynamic_shapes: Any, target: Any, threads: int, precision: str, host_ops: bool, cache: Any,
-             step: Stage, dump: Any, started: float) -> tuple[list[Any], float]:  # fmt: skip
+def _compile(model: Any, example_inputs: Any, dynamic_shapes: Any, dims: Mapping[str, Dim | int] | None, target: Any, threads: int,
+             precision: str, host_ops: bool, cache: Any, step: Stage, dump: Any, started: float) -> tuple[list[Any], float]:  # fmt: skip
     """All stages, to the contents of a .hasten file."""
     from hasten.lower import compile as stages
     from hasten.vm.file import to_parts
 
-    traced, texts = trace(model, example_inputs, dynamic_shapes, target, precision, host_ops, step, dump)
+    traced, texts = trace(model, example_inputs, dynamic_shapes, dims, target, precision, host_ops, step, dump)
     built = stages.build(traced, target, threads, precision, cache, step)
     if dump:
         stages.dump(dump, {**texts, **built.texts})
@@ -332,7 +348,8 @@ def _is_module(model: Any) -> bool:
     return any(c.__module__.startswith("torch.") and c.__name__ in ("Module", "ExportedProgram") for c in type(model).__mro__)
 
 
-def _model_key(model: Any, cache: Cache, target: Any, threads: int, precision: str, host_ops: bool) -> str | None:
+def _model_key(model: Any, cache: Cache, target: Any, threads: int, precision: str, host_ops: bool,
+               dims: Mapping[str, Dim | int] | None) -> str | None:  # fmt: skip
     """What a whole compiled model depends on; None where its bytes can't be told cheaply (external data, modules, graphs)."""
     import hashlib
 
@@ -347,5 +364,5 @@ def _model_key(model: Any, cache: Cache, target: Any, threads: int, precision: s
         digest = hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else None
     if digest is None:
         return None
-    return f"{digest}|{target.key}|{threads}|{precision}|{host_ops}|{guard_side()}|{VERSION}|{code_version()}"
-
+    choices = f"{threads}|{precision}|{host_ops}|{sorted((dims or {}).items())}"
+    return f"{digest}|{target.key}|{choices}|{guard_side()}|{VERSION}|{code_version()}"

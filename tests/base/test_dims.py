@@ -28,7 +28,8 @@ class Tree:
         if self.op == "int":
             return int(self.args[0])
         if self.op == "sym":
-            return D.symbol(self.args[0], extents.get(self.args[0]))
+            known = extents.get(self.args[0])
+            return D.symbol(self.args[0], None, *known) if isinstance(known, tuple) else D.symbol(self.args[0], known)
         return BUILD[self.op](*(a.dim(extents) if isinstance(a, Tree) else a for a in self.args))
 
     def value(self, env: dict[str, int]) -> int:
@@ -78,9 +79,13 @@ def trees(names: tuple[str, ...] = SIZES + LOOPS, leaves: int = 10) -> st.Search
 
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, int]]:
-    """Extents of the loop symbols (numbers or sizes) and values for everything, with every loop index inside."""
+    """Values for everything, ranges of sizes around their values, and extents of loop indices (numbers or sizes) beyond theirs."""
     env = {n: draw(st.one_of(st.integers(0, 4), st.integers(0, 40))) for n in SIZES}
     extents: dict[str, Any] = {}
+    for name in SIZES:
+        if draw(st.booleans()):
+            most = draw(st.one_of(st.none(), st.integers(env[name], env[name] + 8)))
+            extents[name] = (draw(st.integers(max(env[name] - 8, 0), env[name])), most)
     for name in LOOPS:
         choice = draw(st.sampled_from(["number", "size", "product", "none"]))
         if choice == "none":
@@ -184,6 +189,8 @@ def test_what_is_known_is_true(a: Tree, b: Tree, world: tuple[dict[str, Any], di
     va, vb = meaning(a, env), meaning(b, env)
     if D.nonnegative(x):
         assert va >= 0
+    low, high = D.bounds(x)
+    assert (low is None or low <= va) and (high is None or va <= high)
     top = D.upper(x)
     if top is not None:
         assert va <= D.evaluate(top, env)
@@ -195,6 +202,36 @@ def test_what_is_known_is_true(a: Tree, b: Tree, world: tuple[dict[str, Any], di
     larger = D.larger_of(x, y)
     if larger is not None:
         assert D.evaluate(larger, env) == max(va, vb)
+
+
+def test_ranges_decide() -> None:
+    """What a range of a size makes known."""
+    s, t = D.symbol("s", low=2, high=512), D.symbol("t", low=3)
+    assert D.maximum(s, 1) is s and D.minimum(s, 512) is s
+    assert D.known_equal(s, 1) is False and D.known_equal(s, 600) is False and D.known_equal(s, 5) is None
+    assert D.if_equal(s, 1, 0, 1) == 1
+    assert D.nonnegative(t - 3) and not D.nonnegative(t - 4)
+    assert D.nonnegative(s * t - s * 3)
+    assert D.floordiv(s, 513) == 0 and D.floordiv(s + 1022, 1024) == D.floordiv(s + 1022, 1024)
+    assert D.floordiv(D.symbol("u", low=8, high=11), 4) == 2
+    assert D.mod(s, 600) == s
+    assert D.bounds(D.floordiv(s, 8)) == (0, 64) and D.bounds(D.mod(t, 7)) == (0, 6) and D.bounds(s - t) == (None, 509)
+
+
+def test_divisors_decide() -> None:
+    """Multiples are never equal to what their divisor doesn't divide."""
+    k, n = D.symbol("k"), D.symbol("n")
+    assert D.known_equal(k * 8, 12) is False and D.known_equal(k * 8 + n * 4, 2) is False
+    assert D.known_equal(k * 8, 16) is None and D.known_equal(k * 8 + n, 12) is None
+
+
+def test_divisions_of_divisions() -> None:
+    """Each stride of 2 halves a size: one division is left."""
+    h: D.DimLike = D.symbol("h")
+    for _ in range(5):
+        h = D.floordiv(h + 1, 2)
+    assert h == D.floordiv(D.symbol("h") + 31, 32)
+    assert D.substitute(h, {"h": D.symbol("k") * 32}) == D.symbol("k")
 
 
 # --- the simplifications that the compiler counts on ------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "quickstart.md", ROOT / "docs" / "bench.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "quickstart.md", ROOT / "docs" / "dynamic.md", ROOT / "docs" / "bench.md"], ids=lambda page: page.name)
 def test_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All Python blocks of a page, one after the other; those of PyTorch only if it is there."""
     pytest.importorskip("hasten.api", reason="needs the compiler")

@@ -4,8 +4,9 @@ A `Dim` is a polynomial with integer coefficients over atoms; an atom is a symbo
 (floor division, remainder, maximum, minimum, selection). Constant results are plain Python ints, so a shape is `tuple[int | Dim, ...]`.
 Equal expressions of the polynomial part are equal objects in canonical form: `(a + b) * 2 == 2 * b + 2 * a`.
 
-Symbols are non-negative. A symbol with an `extent` is a loop index in `[0, extent)`; the knowledge simplifies divisions:
-`(i * 58 + j) // 58 == i` where j's extent is 58. Text form: Python expression syntax, `parse` reads what `str` prints.
+Symbols are non-negative, and may be known to lie in a narrower range: with `low` and `high`, or as a loop index in `[0, extent)`. What is
+known simplifies: `(i * 58 + j) // 58 == i` where j's extent is 58, `max(s, 1) == s` where s has low 1. A symbol is its name: what is known of it
+is no part of its identity. Text form: Python expression syntax, `parse` reads what `str` prints (and knows no ranges).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Union
 from hasten.base.errors import ModelError, ResourceLimit
 
 DimLike = Union[int, "Dim"]
+Range = tuple[int | None, int | None]  # least and largest value, both included; None: not known
 Monomial = tuple["Atom", ...]
 
 MAX_TERMS = 4096  # of a polynomial, counted before equal ones are added up: what no sane model reaches
@@ -29,10 +31,11 @@ MAX_NUMBER = 1 << 256  # coefficients beyond it: sizes are only meaningful up to
 class Atom:
     """A symbol (`kind == "sym"`, args = ()), or an operation over dims. Ordered and compared by its text."""
 
-    __slots__ = ("kind", "name", "args", "extent", "key", "_hash", "_syms")
+    __slots__ = ("kind", "name", "args", "extent", "low", "high", "key", "_hash", "_syms", "_range")
 
-    def __init__(self, kind: str, name: str, args: tuple[DimLike | float, ...] = (), extent: DimLike | None = None):
-        self.kind, self.name, self.args, self.extent = kind, name, args, extent
+    def __init__(self, kind: str, name: str, args: tuple[DimLike | float, ...] = (), extent: DimLike | None = None, low: int = 0, high: int | None = None):
+        self.kind, self.name, self.args, self.extent, self.low, self.high = kind, name, args, extent, low, high
+        self._range: Range | None = None
         self.key = name if kind == "sym" else f"{kind}({', '.join(map(str, args))})"
         if len(self.key) > MAX_TEXT:
             raise ResourceLimit(f"a size became too long an expression of the model's sizes: {self.key[:80]}...")
@@ -152,9 +155,9 @@ def _atom(atom: Atom) -> Dim:
     return Dim((((atom,), 1),))
 
 
-def symbol(name: str, extent: DimLike | None = None) -> Dim:
-    """A non-negative unknown; with `extent`, a loop index in [0, extent)."""
-    return _atom(Atom("sym", name, (), extent))
+def symbol(name: str, extent: DimLike | None = None, low: int = 0, high: int | None = None) -> Dim:
+    """A non-negative unknown, from `low` to `high` where these are given; with `extent`, a loop index in [0, extent)."""
+    return _atom(Atom("sym", name, (), extent, low, high))
 
 
 def symbols(x: DimLike | float) -> frozenset[str]:
@@ -174,24 +177,121 @@ def as_symbol(x: DimLike) -> str | None:
 
 # --- what is known ------------------------------------------------------------------------------------------------------
 def nonnegative(x: DimLike) -> bool:
-    """True only where x >= 0 follows from symbols being non-negative (sufficient, not necessary)."""
+    """True only where x >= 0 follows from what is known of the symbols (sufficient, not necessary)."""
     if isinstance(x, int):
         return x >= 0
-    return all(c >= 0 and all(_atom_nonnegative(a) for a in m) for m, c in x.terms)
+    if all(c >= 0 and all(_atom_nonnegative(a) for a in m) for m, c in x.terms):
+        return True
+    low = bounds(x)[0]
+    if low is not None and low >= 0:
+        return True
+    common = next((a for a in x.terms[-1][0] if _atom_nonnegative(a) and all(a in m for m, _ in x.terms)), None)
+    return common is not None and len(x.terms) > 1 and nonnegative(_make({_divide(m, (common,)) or (): c for m, c in x.terms}))
 
 
 def _atom_nonnegative(a: Atom) -> bool:
-    if a.kind == "sym":
-        return True
-    if a.kind == "mod":  # has the sign of its divisor
-        return nonnegative(a.args[1])  # type: ignore[arg-type]
-    if a.kind == "max":
-        return any(nonnegative(v) for v in a.args)  # type: ignore[arg-type]
-    if a.kind in ("floordiv", "min"):
-        return all(nonnegative(v) for v in a.args)  # type: ignore[arg-type]
-    if a.kind in ("if_eq", "if_lt"):
-        return all(nonnegative(v) for v in a.args[2:])  # type: ignore[arg-type]
-    return a.kind == "scale" and nonnegative(a.args[0])  # type: ignore[arg-type]
+    low = a.low if a.kind == "sym" else _atom_range(a)[0]
+    return low is not None and low >= 0
+
+
+def bounds(x: DimLike | float) -> Range:
+    """Numbers between which x certainly lies, both included; None on a side where nothing is known. Each term is taken for itself."""
+    if not isinstance(x, Dim):
+        return (x, x)  # type: ignore[return-value]
+    low: int | None = 0
+    high: int | None = 0
+    for mono, coef in x.terms:
+        least, most = _monomial_range(mono)
+        if coef < 0:
+            least, most = most, least
+        low = None if low is None or least is None else low + coef * least
+        high = None if high is None or most is None else high + coef * most
+    return low, high
+
+
+def _monomial_range(mono: Monomial) -> Range:
+    low: int | None = 1
+    high: int | None = 1
+    for a in mono:
+        least, most = _atom_range(a)
+        if low is None or least is None or least < 0:
+            return (least, most) if len(mono) == 1 else (None, None)
+        low, high = low * least, 0 if most == 0 or high == 0 else None if high is None or most is None else high * most
+    return low, high
+
+
+def _atom_range(a: Atom) -> Range:
+    if a._range is None:
+        a._range = _RANGES[a.kind](a, *map(_range, a.args))
+    return a._range
+
+
+def _range(x: DimLike | float) -> Range:
+    """`bounds`, with 0 where these give nothing and x is not negative all the same."""
+    low, high = bounds(x)
+    if (low is None or low < 0) and isinstance(x, Dim) and nonnegative(x):
+        low = 0
+    return low, high
+
+
+def _symbol_range(a: Atom) -> Range:
+    top = None if a.extent is None else bounds(a.extent)[1]
+    return a.low, a.high if top is None else max(top - 1, 0)
+
+
+def _floordiv_range(_: Atom, a: Range, b: Range) -> Range:
+    (low, high), (least, most) = a, b
+    if least is None or least < 0:
+        return None, None
+    least = max(least, 1)  # by zero gives a, as by one
+    far = (0, -1) if most is None else None
+    smallest = None if low is None else low // least if low < 0 else far[0] if far else low // max(most or 1, 1)
+    largest = None if high is None else high // least if high >= 0 else far[1] if far else high // max(most or 1, 1)
+    return smallest, largest
+
+
+def _mod_range(_: Atom, a: Range, b: Range) -> Range:
+    (low, high), (least, most) = a, b
+    if least is None or least < 0:
+        return None, None
+    top = None if most is None else max(most - 1, 0)
+    if low is None or low < 0 or high is None:
+        return 0, top
+    return (low, high) if high < least else (0, high if top is None else min(high, top))
+
+
+def _largest(values: list[int | None]) -> int | None:
+    known = [v for v in values if v is not None]
+    return max(known) if len(known) == len(values) else None
+
+
+def _least(values: list[int | None]) -> int | None:
+    known = [v for v in values if v is not None]
+    return min(known) if len(known) == len(values) else None
+
+
+def _max_range(_: Atom, a: Range, b: Range) -> Range:
+    return max((v for v in (a[0], b[0]) if v is not None), default=None), _largest([a[1], b[1]])
+
+
+def _min_range(_: Atom, a: Range, b: Range) -> Range:
+    return _least([a[0], b[0]]), min((v for v in (a[1], b[1]) if v is not None), default=None)
+
+
+def _select_range(_: Atom, __: Range, ___: Range, then: Range, other: Range) -> Range:
+    return _least([then[0], other[0]]), _largest([then[1], other[1]])
+
+
+def _scale_range(a: Atom, x: Range, factor: Range) -> Range:
+    if not factor[0] or factor[0] < 0:
+        return None, None
+    return tuple(None if v is None else math.floor(v * factor[0]) for v in x)  # type: ignore[return-value]
+
+
+_RANGES: dict[str, Callable[..., Range]] = {
+    "sym": _symbol_range, "floordiv": _floordiv_range, "mod": _mod_range, "max": _max_range, "min": _min_range,
+    "if_eq": _select_range, "if_lt": _select_range, "scale": _scale_range,
+}  # fmt: skip
 
 
 def upper(x: DimLike) -> DimLike | None:
@@ -227,6 +327,9 @@ def in_range(x: DimLike, size: DimLike) -> bool:
     """True only where 0 <= x < size can be proved."""
     if not nonnegative(x):
         return False
+    most, least = bounds(x)[1], bounds(size)[0]
+    if most is not None and least is not None and most < least:
+        return True
     top = upper(x)
     return top is not None and nonnegative(size - top - 1)
 
@@ -238,9 +341,12 @@ def known_equal(a: DimLike, b: DimLike) -> bool | None:
     diff = a - b
     if isinstance(diff, int):
         return diff == 0
-    if (nonnegative(diff - 1)) or nonnegative(-diff - 1):
+    if nonnegative(diff - 1) or nonnegative(-diff - 1):
         return False
-    return None
+    if bounds(diff) == (0, 0):
+        return True
+    rest = sum(c for m, c in diff.terms if not m)
+    return False if rest % math.gcd(*(c for m, c in diff.terms if m)) else None
 
 
 # --- operations ----------------------------------------------------------------------------------------------------------
@@ -255,10 +361,23 @@ def floordiv(a: DimLike, b: DimLike) -> DimLike:
     quotient, rest = _split(recombine(a), b)
     if (isinstance(rest, int) and rest == 0) or in_range(rest, b):
         return quotient
-    inner = rest.terms[0][0][0] if isinstance(rest, Dim) and len(rest.terms) == 1 and len(rest.terms[0][0]) == 1 and rest.terms[0][1] == 1 else None
-    if inner is not None and inner.kind == "floordiv" and isinstance(b, int) and isinstance(inner.args[1], int):
-        return quotient + floordiv(inner.args[0], inner.args[1] * b)  # type: ignore[arg-type]
-    return quotient + _atom(Atom("floordiv", "", (rest, b)))
+    if isinstance(b, int) and b > 0 and isinstance(rest, Dim):
+        whole = _divided_twice(rest, b)
+        if whole is not None:
+            return quotient + whole
+    atom = Atom("floordiv", "", (rest, b))
+    low, high = _atom_range(atom)
+    return quotient + (_atom(atom) if low is None or low != high else low)
+
+
+def _divided_twice(x: Dim, b: int) -> DimLike | None:
+    """x // b where x is y // c + d: (y + c * d) // (c * b); None for any other x."""
+    shift = sum(c for m, c in x.terms if not m)
+    inner = x - shift
+    atom = inner.terms[0][0][0] if isinstance(inner, Dim) and len(inner.terms) == 1 and len(inner.terms[0][0]) == 1 and inner.terms[0][1] == 1 else None
+    if atom is None or atom.kind != "floordiv" or not isinstance(atom.args[1], int) or atom.args[1] <= 0:
+        return None
+    return floordiv(atom.args[0] + atom.args[1] * shift, atom.args[1] * b)  # type: ignore[arg-type,operator]
 
 
 def mod(a: DimLike, b: DimLike) -> DimLike:
@@ -460,6 +579,13 @@ def substitute(x: DimLike, env: Mapping[str, DimLike]) -> DimLike:
                 part = part * _SIMPLIFIERS[a.kind](*args)
         total = total + part
     return total
+
+
+def expanded(x: DimLike, names: Mapping[str, DimLike]) -> DimLike:
+    """x with names of expressions replaced by these until none is left."""
+    while found := {n: names[n] for n in symbols(x) if n in names}:
+        x = substitute(x, found)
+    return x
 
 
 def linear(x: DimLike, name: str) -> tuple[DimLike, DimLike] | None:

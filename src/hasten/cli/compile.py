@@ -47,6 +47,7 @@ def compile_model(
     isa: o.IsaOption = None,
     precision: o.PrecisionOption = None,
     threads: o.ThreadsOption = None,
+    dims: o.RangeOption = None,
     host_ops: o.HostOpsOption = True,
     cache_dir: o.CacheDirOption = None,
     dump: o.DumpOption = None,
@@ -61,7 +62,7 @@ def compile_model(
 
     if model.suffix.lower() == SAVED:
         raise InputError(f"{model.name} is compiled already: give the .onnx model that it was made from.")
-    choices = CompileOptions(isa, precision, threads, host_ops, cache_dir, dump)
+    choices = CompileOptions(isa, precision, threads, host_ops, cache_dir, dump, tuple(dims or ()))
     emit = emit or (Emit.SHARED_LIBRARY if target else Emit.HASTEN)
     if emit is Emit.SHARED_LIBRARY:
         _emit_library(model, output, target, name, choices, json)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hasten.base.errors import InputError
+from hasten.base.ranges import Dim, parse
 from hasten.cli.options import Precision
 
 if TYPE_CHECKING:
@@ -27,13 +28,29 @@ class CompileOptions:
     host_ops: bool = True
     cache_dir: Path | None = None
     dump: Path | None = None
+    dims: tuple[str, ...] = ()  # NAME=RANGE each
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments for `hasten.compile`."""
         given = {"isa": self.isa, "precision": self.precision and self.precision.value, "threads": self.threads}
         folders = {"cache_dir": self.cache_dir, "dump": self.dump}
-        chosen: dict[str, Any] = {name: value for name, value in (given | folders).items() if value is not None}
+        dims = {"dims": _ranges(self.dims) or None}
+        chosen: dict[str, Any] = {name: value for name, value in (given | folders | dims).items() if value is not None}
         return chosen if self.host_ops else chosen | {"host_ops": False}
+
+
+_OPTIONS = {"host_ops": "no-host-ops", "dims": "dim"}  # those that are not called like the argument
+
+
+def _ranges(texts: Sequence[str]) -> dict[str, Dim | int]:
+    """`NAME=RANGE` each. Raises InputError."""
+    found: dict[str, Dim | int] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        if not name:
+            raise InputError(f"--dim {text}: wants NAME=SIZE, NAME=LOW:HIGH or NAME=LOW:HIGH:MULTIPLE, such as length=1:512:8.")
+        found[name] = parse(sizes)
+    return found
 
 
 class Progress(Protocol):
@@ -48,7 +65,7 @@ def open_model(path: Path, options: CompileOptions) -> CompiledModel:
         with progress_bar(path.name) as progress:
             return hasten.compile(path, progress=progress, **options.arguments())
     if stray := [name for name in options.arguments() if name != "cache_dir"]:
-        names = ", ".join("--" + ("no-host-ops" if name == "host_ops" else name) for name in stray)
+        names = ", ".join("--" + _OPTIONS.get(name, name) for name in stray)
         raise InputError(
             f"{path.name} is compiled already, so {names} cannot change it.\n"
             "Leave the option out, or compile the .onnx model again with it."

@@ -40,6 +40,11 @@ ThreadsOption = Annotated[
     typer.Option("--threads", min=1, metavar="N", rich_help_panel=COMPILING,
                  help="Threads of a run. [dim]Default: what `hasten doctor` shows.[/dim]"),
 ]  # fmt: skip
+RangeOption = Annotated[
+    list[str] | None,
+    typer.Option("--dim", metavar="NAME=RANGE", rich_help_panel=COMPILING, show_default=False,
+                 help="What an open size of the inputs may be: SIZE, which fixes it, or LOW:HIGH, or LOW:HIGH:MULTIPLE. Repeatable."),
+]  # fmt: skip
 HostOpsOption = Annotated[
     bool,
     typer.Option("--host-ops/--no-host-ops", rich_help_panel=COMPILING,

@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasten.api import Progress, Stage, check_precision, faults, trace
 from hasten.base.errors import InputError, ResourceLimit
+from hasten.base.ranges import Dim
 
 if TYPE_CHECKING:
     from hasten.codegen.isa import Isa
@@ -54,8 +55,8 @@ class Library:
 
 def build_library(
     model: Any, directory: str | os.PathLike[str], *, name: str | None = None, target: str | None = None, example_inputs: Sequence[Any] | None = None,
-    dynamic_shapes: Any = None, threads: int | None = None, precision: str = "highest", isa: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None, progress: Progress | None = None, dump: str | os.PathLike[str] | None = None,
+    dynamic_shapes: Any = None, dims: Mapping[str, Dim | int] | None = None, threads: int | None = None, precision: str = "highest",
+    isa: str | None = None, cache_dir: str | os.PathLike[str] | None = None, progress: Progress | None = None, dump: str | os.PathLike[str] | None = None,
 ) -> Library:  # fmt: skip
     """Compile a model to a shared library with a C header, which needs neither Python nor LLVM; returns where everything is.
 
@@ -79,7 +80,7 @@ def build_library(
         raise InputError(f"{folder} is a file; give the name of a folder for the library and what belongs to it.")
     stage, dump = Stage(progress), dump or os.environ.get("HASTEN_DUMP") or None
     with faults(stage):
-        traced, texts = trace(model, example_inputs, dynamic_shapes, order.isa, precision, True, stage, dump)
+        traced, texts = trace(model, example_inputs, dynamic_shapes, dims, order.isa, precision, True, stage, dump)
         tables.check_host_ops(traced.host)
         parts = stages.compile_objects(traced, order.isa, order.threads, precision, Cache(cache_dir), order.drivers, stage)
         if dump:

@@ -89,13 +89,14 @@ class Emission:
             if isinstance(value, Tensor):
                 buffer = self.fresh("in")
                 self.buffers[id(value)] = Buffer(buffer, row_major(value.shape))
-                program.inputs.append(P.TensorSpec(name, value.dtype, value.shape, buffer))
-                for d in value.shape:
-                    self.defined |= D.symbols(d)
+                bound = self.traced.bound.get(name, value.shape)
+                program.inputs.append(P.TensorSpec(name, value.dtype, bound, buffer))
+                self.defined |= {s for d in bound for s in D.symbols(d)}
             elif isinstance(value, T.Datum):
                 program.inputs.append(P.ValueSpec(name, value.kind, self.object_name(value)))
             else:
                 program.inputs.append(P.ObjectSpec(name, value.kind, self.object_name(value)))
+        self.code.extend(P.Check(*row) for row in self.traced.sizes.rows.values())
         self.begin()
         values = [v for _, v in self.traced.outputs]
         self.schedule = Schedule(self.cx, values).run()  # type: ignore[arg-type]
@@ -151,10 +152,7 @@ class Emission:
 
     def _name(self, name: str) -> None:
         """Compute a long size that has a name."""
-        value = self.cx.aliases[name]
-        self.define(name, value)
-        if not D.nonnegative(value):
-            self.code.append(P.Check(0, "<=", value, f"the size {value} can't be negative"))
+        self.define(name, D.maximum(self.cx.aliases[name], 0))  # a negative one fails a check of the block that it belongs to
         self.emit_checks()
 
     def define(self, name: str, value: DimLike) -> None:

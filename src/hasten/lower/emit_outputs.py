@@ -48,5 +48,6 @@ def emit_output(e: Emission, k: int, name: str, value: T.Value, homes: Mapping[i
     given = {i.buffer for i in e.code if isinstance(i, P.Output)}
     if buffer is None or temporary is None or not temporary.output or buffer.name in given:
         buffer = e.copy(value, output=True)
-    program.outputs.append(P.TensorSpec(name, value.dtype, value.shape, buffer.name))
+    shape = tuple(e.traced.sizes.whole(d) for d in value.shape)
+    program.outputs.append(P.TensorSpec(name, value.dtype, shape, buffer.name))
     e.code.append(P.Output(k, buffer.name, value.shape))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import keyword
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +20,13 @@ from hasten.base import dims as D
 from hasten.base import dtypes
 from hasten.base.dims import DimLike
 from hasten.base.errors import HastenError, ModelError, TypeInferenceError, UnsupportedOperator
+from hasten.base.ranges import Dim
+from hasten.lower.sizes import Sizes
 from hasten.lower.trace import Block, Const, Context, HostCall, Object, Source, Tensor, TracedFunction, Value
 from hasten.ops.registry import Node, NoNative, find
 
 ASSUMPTIONS = 8  # ways of choosing sides that are tried
+LESSONS = 6  # traces after which nothing more is learnt about the sizes of inputs
 
 
 @dataclass
@@ -32,11 +36,13 @@ class Options:
     host_ops: bool = True
     precision: str = "highest"
     isa: str = ""
+    dims: Mapping[str, Dim | int] = field(default_factory=dict)
 
 
 @dataclass
 class Traced:
-    """A traced model. Inputs and outputs in the model's order."""
+    """A traced model. Inputs and outputs in the model's order. `bound`: for each input that is a tensor the sizes as its shape gives them, where
+    its Tensor has other expressions for them (see `lower.sizes`)."""
 
     cx: Context
     inputs: list[tuple[str, Value]] = field(default_factory=list)
@@ -44,6 +50,8 @@ class Traced:
     host: list[tuple[str, str, str]] = field(default_factory=list)  # node, operator, reason
     hints: dict[str, tuple[DimLike | str | None, ...]] = field(default_factory=dict)  # declared output shapes: for display only
     functions: list[TracedFunction] = field(default_factory=list)
+    sizes: Sizes = field(default_factory=Sizes)
+    bound: dict[str, tuple[DimLike, ...]] = field(default_factory=dict)
 
     def release(self) -> None:
         """Let go of all tensors: who has lowered the model needs them no more, and a model's constants can be most of the memory."""
@@ -60,10 +68,8 @@ def trace_model(model: ir.Model, options: Options | None = None) -> Traced:
     """
     assumed: dict[str, bool] = {}
     for _ in range(ASSUMPTIONS):
-        cx = Context(options or Options())
-        cx.assumed = assumed
         try:
-            return _trace(model, cx)
+            return _settled(model, options or Options(), assumed)
         except (ModelError, TypeInferenceError):
             undecided = [k for k, side in assumed.items() if side]
             if not undecided:
@@ -72,14 +78,27 @@ def trace_model(model: ir.Model, options: Options | None = None) -> Traced:
     raise ModelError(f"more than {ASSUMPTIONS} ways to choose between branches of different ranks ({', '.join(assumed)})")
 
 
-def _trace(model: ir.Model, cx: Context) -> Traced:
-    tracer = _Tracer(cx, model)
+def _settled(model: ir.Model, options: Options, assumed: dict[str, bool]) -> Traced:
+    """The trace from which nothing more is learnt about the sizes of inputs."""
+    sizes = Sizes({**model.meta.get("hasten.dims", {}), **options.dims})
+    for _ in range(LESSONS):
+        cx = Context(options)
+        cx.assumed = assumed
+        traced = _trace(model, cx, sizes)
+        if not sizes.learn(cx.checks, cx.aliases):
+            break
+    return traced
+
+
+def _trace(model: ir.Model, cx: Context, sizes: Sizes) -> Traced:
+    tracer = _Tracer(cx, model, sizes)
     graph = model.graph
     for value in graph.inputs:
         if value.name in graph.initializers:
             continue
         tracer.env[value] = tracer.input(value)
         tracer.result.inputs.append((value.name or "", tracer.env[value]))
+    sizes.unmet()
     tracer.run(graph)
     names = model.meta.get("hasten.outputs", [value.name or "" for value in graph.outputs])
     for name, value in zip(names, graph.outputs, strict=True):
@@ -89,7 +108,7 @@ def _trace(model: ir.Model, cx: Context) -> Traced:
 
 def trace_into(cx: Context, model: ir.Model, inputs: Sequence[Tensor]) -> list[Value]:
     """The outputs of a prepared model for these inputs, as part of a trace that exists. Raises TypeInferenceError where the inputs do not fit."""
-    tracer = _Tracer(cx, model)
+    tracer = _Tracer(cx, model, Sizes())
     wanted = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
     if len(wanted) != len(inputs):
         raise TypeInferenceError(f"the model takes {len(wanted)} inputs ({', '.join(v.name or '' for v in wanted)}), {len(inputs)} are given")
@@ -107,12 +126,12 @@ def trace_into(cx: Context, model: ir.Model, inputs: Sequence[Tensor]) -> list[V
 
 
 class _Tracer:
-    def __init__(self, cx: Context, model: ir.Model):
-        self.cx, self.model = cx, model
+    def __init__(self, cx: Context, model: ir.Model, sizes: Sizes):
+        self.cx, self.model, self.sizes = cx, model, sizes
         self.env: dict[ir.Value, Value] = {}
-        self.result = Traced(cx)
+        self.result = Traced(cx, sizes=sizes)
         self.depth = 0
-        self.symbols: dict[str, DimLike] = {}
+        self.symbols: dict[str, DimLike] = {}  # what the inputs' sizes are bound to, by the model's names of them
 
     # --- inputs -------------------------------------------------------------------------------------------------------------
     def input(self, value: ir.Value) -> Value:
@@ -125,23 +144,26 @@ class _Tracer:
         dt = dtypes.BY_ONNX.get(int(kind.dtype))
         if dt is None or dt.kind == "s" or value.shape is None:
             return Object(f"tensor({kind.dtype.name.lower()})", Source(name))
-        return Tensor(self.cx, dt.name, self.shape(name, value.shape), Source(name))
+        bound = self.result.bound[name] = self.bind(name, value.shape)
+        shape = [self.sizes.find(d) for d in bound]
+        for part, (size, step) in self.sizes.parts.items():
+            self.cx.fresh.taken.add(part)
+            self.cx.aliases[part] = D.floordiv(D.symbol(size), step)
+        return Tensor(self.cx, dt.name, shape, Source(name))
 
-    def shape(self, name: str, shape: ir.Shape) -> tuple[DimLike, ...]:
+    def bind(self, name: str, shape: ir.Shape) -> tuple[DimLike, ...]:
+        """What the sizes of an input are bound to."""
         out: list[DimLike] = []
         for k, d in enumerate(shape):
-            if isinstance(d, int):
-                if d < 0:
-                    out.append(D.symbol(_identifier(f"{name}_{k}", self.cx)))
-                    continue
+            if isinstance(d, int) and d >= 0:
                 out.append(d)
-            else:
-                label = str(d.value or "")
-                if not any(ch.isalnum() for ch in label):  # nameless, or "?": sizes that have nothing to do with each other
-                    label = f"{name}_{k}"
-                if label not in self.symbols:
-                    self.symbols[label] = D.symbol(_identifier(label, self.cx))
-                out.append(self.symbols[label])
+                continue
+            label = "" if isinstance(d, int) else str(d.value or "")
+            if not any(ch.isalnum() for ch in label):  # nameless, or "?": sizes that have nothing to do with each other
+                label = f"{name}_{k}"
+            if label not in self.symbols:
+                self.symbols[label] = self.sizes.enter(label, _identifier(label, self.cx), f"input {name!r}, axis {k}")
+            out.append(self.symbols[label])
         return tuple(out)
 
     # --- nodes --------------------------------------------------------------------------------------------------------------
@@ -324,6 +346,23 @@ def _check_types(node: ir.Node, wrapped: Node, inputs: Sequence[Value | None]) -
         if dtype != x.dtype:
             names = [v.name if v is not None else "" for v in node.inputs]
             raise TypeInferenceError(f"{wrapped}: its inputs {names[number]!r} and {names[k]!r} must have one type, not {dtype} and {x.dtype}")
+
+
+def types_json(model: ir.Model, traced: Traced) -> str:
+    """The types of a traced model's values as JSON: {"values": [{name, dtype, shape, node}], "sizes": {name of a long size: what it is}}. Values of
+    nested graphs follow the node that holds them; node is "" for inputs; shape is null for what is no tensor."""
+    rows: list[dict[str, Any]] = [_type_row(name, value, "", traced.sizes.whole) for name, value in traced.inputs]
+    for node in model.graph.all_nodes():
+        for v in node.outputs:
+            if "hasten.type" in v.meta:
+                rows.append(_type_row(v.name or "", v.meta["hasten.type"], f"{node.op_type} {node.name!r}", traced.sizes.whole))
+    return json.dumps({"values": rows, "sizes": {name: str(size) for name, size in traced.cx.aliases.items()}})
+
+
+def _type_row(name: str, value: Value, node: str, whole: Callable[[DimLike], DimLike]) -> dict[str, Any]:
+    if isinstance(value, Object):
+        return {"name": name, "dtype": value.kind, "shape": None, "node": node}
+    return {"name": name, "dtype": value.dtype, "shape": [d if isinstance(d, int) else str(whole(d)) for d in value.shape], "node": node}
 
 
 def payload(model: ir.Model, node: Any, captured: Sequence[str] = ()) -> bytes:

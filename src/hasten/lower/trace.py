@@ -319,7 +319,9 @@ class Context:
         if name is None:
             name = self.alias_of[d] = self.fresh("s")
             self.aliases[name] = d
-        return D.symbol(name)
+        self.require(0, "<=", d, "a result's size")
+        low, high = D.bounds(d)
+        return D.symbol(name, None, max(low or 0, 0), None if high is None else max(high, 0))
 
     def base_symbols(self, d: DimLike | float) -> set[str]:
         """Symbols of d, those behind names of long sizes included."""
@@ -362,9 +364,19 @@ class Context:
         if known is False:
             raise TypeInferenceError(f"{message} (needs {left} {op} {right})")
         if known is None:
-            row = (left, op, right, message, kind)
-            if row not in self.checks:
-                self.checks.append(row)
+            self._keep_check((left, op, right, message, kind))
+
+    def _keep_check(self, check: Check) -> None:
+        left, op, right, *_ = check
+        if not any(_follows(op, right - left, c) for c in self.checks):
+            self.checks.append(check)
+
+    def require_common(self, checks: Iterable[Check], *blocks: Block) -> None:
+        """Those checks that succeed where a run of any of the blocks does: they are checked before it is known which one runs."""
+        for check in checks:
+            left, op, right, *_ = check
+            if all(any(_follows(op, right - left, c) for c in block.checks) for block in blocks):
+                self._keep_check(check)
 
     def index(self, e: Expr, extent: DimLike, negative: bool = False) -> DimLike:
         """A dim whose value is the computed integer `e`, proven or forced into [0, extent): outside of it the run fails with an index
@@ -527,6 +539,15 @@ class _Evaluating:
 
     def __exit__(self, *_: object) -> None:
         self.cx.inline, self.cx._memo = self.saved
+
+
+def _follows(op: str, diff: DimLike, check: Check) -> bool:
+    """Whether a check of the difference of two sizes succeeds where an earlier check does."""
+    left, earlier, right, *_ = check
+    had = right - left
+    if op != earlier:
+        return False
+    return diff in (had, -had) if op in ("==", "!=") else D.nonnegative(diff - had)
 
 
 def _flat_position(shape: Shape, index: Index) -> int:

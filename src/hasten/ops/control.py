@@ -28,6 +28,7 @@ def if_node(cx: Context, node: Node, condition: Tensor) -> list[Value]:
         cx.checks.extend(c for c in block.checks if c not in cx.checks)
         return list(block.values)
     then, other = (node.trace_subgraph(node.attr(side), []) for side in ("then_branch", "else_branch"))
+    cx.require_common([c for block in (then, other) for c in block.checks if not any(_inner(cx, d, (then, other)) for d in (c[0], c[2]))], then, other)
     if any(isinstance(a, Tensor) and isinstance(b, Tensor) and a.rank != b.rank for a, b in zip(then.values, other.values, strict=True)):
         return _assume(cx, node, condition, then, other)
     return joined(cx, condition, then, other)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from hasten.base import dtypes
-from hasten.base.errors import ModelError
+from hasten.base.dims import DimLike
+from hasten.base.errors import ModelError, TypeInferenceError
 from hasten.kernels import expr as E
 from hasten.kernels.cells import ACTIVATIONS, Activation, Cell
 from hasten.kernels.expr import Expr, op
@@ -142,7 +143,12 @@ def recurrent(
     cells = _cells(node, directions, p is not None)
     batch_first = bool(node.attr("layout", 0))
     seq, batch = (x.shape[1], x.shape[0]) if batch_first else x.shape[:2]
-    cx.require(w.shape[2], "==", x.shape[2], "W must have as many columns as the input has features")
+    rows = len(cells[0].gates) * hidden
+    _fit(cx, "W", w, (directions, rows, x.shape[2]))
+    _fit(cx, "R", r, (directions, rows, hidden))
+    _fit(cx, "B", b, (directions, rows * 2))
+    _fit(cx, "P", p, (directions, len(cells[0].constants) * hidden))
+    _fit(cx, "sequence_lens", lengths, (batch,))
     isa = isa_of(cx)
     lanes = isa.lanes(64 if dtype == "float64" else 32) if isa is not None else 4
     gates = len(cells[0].gates)
@@ -158,6 +164,8 @@ def recurrent(
         part = cx.transpose(part, (1, 0, 2))
     weights = [_recurrent_weights(cx, r, [cells[0].gates.index(g) for g in phase.gates], hidden, lanes) for phase in cells[0].phases()]
     state = (directions, batch, hidden)
+    for name, t in (("initial_h", h0), ("initial_c", c0)):
+        _fit(cx, name, t, (batch, directions, hidden) if batch_first else state)
     states = [_initial(cx, t, state, dtype, batch_first) for t in (h0, c0)[: len(cells[0].states)]]
     operands = [part, *weights, *states, *_constants(cx, cells[0], b, p, directions, hidden, dtype)]
     if lengths is not None:
@@ -167,6 +175,15 @@ def recurrent(
     if batch_first:
         y, last = cx.transpose(y, (2, 0, 1, 3)), [cx.transpose(t, (1, 0, 2)) for t in last]
     return [_cast(cx, t, given) for t in (y, *last)]
+
+
+def _fit(cx: Context, name: str, t: Tensor | None, shape: Sequence[DimLike]) -> None:
+    """The run fails where an operand does not have its shape."""
+    if t is not None:
+        if t.rank != len(shape):
+            raise TypeInferenceError(f"{cx.where()}: {name} has shape {list(t.shape)}, it must be {list(shape)}")
+        for k, (had, wanted) in enumerate(zip(t.shape, shape, strict=True)):
+            cx.require(had, "==", wanted, f"axis {k} of {name}")
 
 
 def _reversed(node: Node, directions: int) -> tuple[bool, ...]:
