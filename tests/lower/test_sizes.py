@@ -223,3 +223,14 @@ def test_every_pair_of_ones(dtype: str, table: dict[str, Any], rng: np.random.Ge
     for shapes in (((3, 4), (2, 4), (4,)), ((3, 4), (3, 5), (4,)), ((3, 4), (3, 4), (5,)), ((3, 0), (3, 4), (1,)), ((3, 2), (1, 1), (0,))):
         with pytest.raises(hasten.ShapeMismatch, match="|".join(table)):
             model(*(some(*s) for s in shapes))
+
+
+def test_ranges_of_exported_modules() -> None:
+    """What `torch.export.Dim` says of a size is held to as well."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    length = torch.export.Dim("length", min=2, max=16)
+    model = hasten.compile(torch.nn.Linear(4, 3), example_inputs=torch.ones(5, 4), dynamic_shapes=({0: length},))
+    assert model(f32(16, 4)).shape == (16, 3)
+    with pytest.raises(hasten.ShapeMismatch, match=r"axis 0 \(length\) must be from 2 to 16.*17 and 16"):
+        model(f32(17, 4))

@@ -11,8 +11,10 @@ from typing import Any
 import onnx_ir as ir
 
 from hasten.base.errors import HastenError, InputError, MissingDependency, ModelError
+from hasten.base.ranges import Dim
 from hasten.frontends.onnx import load_graph
 
+_ENDLESS = 1 << 40  # a size from which on it is no limit
 _OPSET = 23  # the first that has Attention and RMSNormalization, which the exporter then uses
 _INSTALL = "pip install 'hasten[torch]'"
 
@@ -57,7 +59,22 @@ def program_model(program: Any, what: str, dynamic_shapes: Any = None) -> ir.Mod
         found = torch.onnx.export(with_operators(program), dynamic_shapes=dynamic_shapes, dynamo=True, opset_version=_OPSET, verbose=False)
     if found is None:
         raise ModelError(f"PyTorch exported nothing for this {what}")
-    return load_graph(found.model)
+    model = load_graph(found.model)
+    model.meta["hasten.dims"] = dict(_ranges(dynamic_shapes))
+    return model
+
+
+def _ranges(shapes: Any) -> Iterator[tuple[str, Dim]]:
+    """The ranges of all `torch.export.Dim`s of dynamic shapes that have some, by name."""
+    if isinstance(shapes, Mapping):
+        shapes = list(shapes.values())
+    if isinstance(shapes, (list, tuple)):
+        for part in shapes:
+            yield from _ranges(part)
+    elif type(shapes).__name__ == "Dim":
+        high = int(shapes.max) if shapes.max < _ENDLESS else None
+        if shapes.min > 0 or high is not None:
+            yield shapes.__name__, Dim(int(shapes.min), high)
 
 
 def _capture(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> Any:

@@ -80,7 +80,7 @@ def trace_model(model: ir.Model, options: Options | None = None) -> Traced:
 
 def _settled(model: ir.Model, options: Options, assumed: dict[str, bool]) -> Traced:
     """The trace from which nothing more is learnt about the sizes of inputs."""
-    sizes = Sizes({**model.meta.get("hasten.dims", {}), **options.dims})
+    sizes = Sizes(options.dims, model.meta.get("hasten.dims"))
     for _ in range(LESSONS):
         cx = Context(options)
         cx.assumed = assumed

@@ -24,8 +24,9 @@ Fact = tuple[str, str, DimLike]  # a size, "low", "high" or "is", and what
 class Sizes:
     """What is known of the sizes of inputs, from trace to trace."""
 
-    def __init__(self, promised: Mapping[str, Dim | int] | None = None):
+    def __init__(self, promised: Mapping[str, Dim | int] | None = None, declared: Mapping[str, Dim] | None = None):
         self.promised = dict(promised or {})  # by the model's name of a size, or the symbol's
+        self.declared = dict(declared or {})  # by the model itself: what holds where nothing is promised
         self.known: dict[str, Dim] = {}  # by symbol
         self.equal: dict[str, DimLike] = {}  # symbols that are another one, a number, or an expression: chains end at what stays open
         self.rows: dict[tuple[str, str], Check] = {}  # what the run checks first: by symbol and what is checked
@@ -37,7 +38,7 @@ class Sizes:
     def enter(self, label: str, name: str, place: str) -> DimLike:
         """What an input's size called `label` by the model is bound to: the symbol `name`, or the number that is promised."""
         self._met |= {label, name}
-        promise = self.promised.get(name, self.promised.get(label))
+        promise = self.promised.get(name, self.promised.get(label, self.declared.get(label)))
         if isinstance(promise, int):
             return promise
         if name not in self.known:
