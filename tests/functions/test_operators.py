@@ -60,6 +60,16 @@ def test_indexing(rng: np.random.Generator) -> None:
     check(f, *[(x, i, np.array([0, 3, -1])) for i in (0, 1, 3)])
 
 
+def test_constants_are_indexed(rng: np.random.Generator) -> None:
+    table = rng.standard_normal((6, 2)).astype("f4")
+
+    @hasten.function
+    def f(i: int, n: int):
+        return table[2], table[1:3, ::-1], table[i], table[i : i + n], table[..., 0], table[:, i - i]
+
+    check(f, (0, 1), (3, 2), (5, 0))
+
+
 def test_an_index_out_of_range_fails_the_run(rng: np.random.Generator) -> None:
     @hasten.function
     def f(x: Tensor(("n",)), i: int) -> float:

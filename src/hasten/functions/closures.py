@@ -52,8 +52,5 @@ def call(scope: Scope, at: ast.AST, target: Datum, args: list[Any], kwargs: dict
     for k, (x, t) in enumerate(zip(args, wanted.params, strict=True)):
         v.flatten(scope.cx, typed(scope, at, kept(scope, at, x, t, f"argument {k}"), t, sizes, f"argument {k}"), leaves)
     step = Invoke(leaves, list(sizes.values()), function=target)
-    found = [data.incoming(scope.cx, t, sizes, step, step.defines) for t in leaf_types(wanted.result)]
-    step.results.extend(map(data.leaf_of, found))
-    scope.cx.makers.update(dict.fromkeys(step.defines, step.results[0]) if found else {})
-    return build(wanted.result, found)
+    return build(wanted.result, data.results(scope.cx, step, leaf_types(wanted.result), sizes))
 

@@ -18,7 +18,7 @@ from hasten.base.types import SCALARS, Data
 from hasten.base.types import Tensor as TensorType
 from hasten.functions.kinds import field_types
 from hasten.kernels import expr as E
-from hasten.lower.trace import Context, Datum, Pack, TagOf, Tensor, Unpack, Value
+from hasten.lower.trace import Context, Datum, Pack, Step, TagOf, Tensor, Unpack, Value
 from hasten.ops.cast import convert
 
 
@@ -82,6 +82,14 @@ def incoming(cx: Context, wanted: Any, sizes: dict[str, DimLike], origin: Any, d
     return Scalar(wanted.__name__, t) if wanted in SCALARS else t
 
 
+def results(cx: Context, step: Step, types: Sequence[Any], sizes: dict[str, DimLike]) -> list[Any]:
+    """What a step gives, of these types; it tells the sizes that `sizes` does not have."""
+    found = [incoming(cx, t, sizes, step, step.defines) for t in types]
+    step.results.extend(map(leaf_of, found))
+    cx.makers.update(dict.fromkeys(step.defines, step.results[0]) if found else {})
+    return found
+
+
 def leaf_of(value: Any) -> Value:
     """The leaf of a tensor, number or value of a data type."""
     found = value.tensor if isinstance(value, Scalar) else value
@@ -133,12 +141,7 @@ def fields(cx: Context, value: Datum, variant: type[Data]) -> list[Any]:
     if isinstance(value.origin, Pack) and value.origin.tag == variant.tag:
         pairs = zip(field_types(variant), value.origin.operands, strict=True)
         return [Scalar(t.__name__, x) if isinstance(x, Tensor) and t in SCALARS else x for t, x in pairs]
-    step = Unpack([value])
-    sizes: dict[str, DimLike] = {}
-    found = [incoming(cx, t, sizes, step, step.defines) for t in field_types(variant)]
-    step.results.extend(map(leaf_of, found))
-    cx.makers.update(dict.fromkeys(step.defines, step.results[0]) if step.results else {})
-    return found
+    return results(cx, Unpack([value]), field_types(variant), {})
 
 
 def known_variant(value: Datum) -> type[Data] | None:

@@ -113,11 +113,7 @@ class World:
     def invoke(self, scope: Scope, call: Jump) -> Any:
         """A call of a function of the Program."""
         step = Invoke(call.leaves, list(call.sizes.values()), function=call.instance.name)
-        sizes = dict(call.sizes)
-        found = [data.incoming(scope.cx, t, sizes, step, step.defines) for t in leaf_types(call.instance.result)]
-        step.results.extend(map(data.leaf_of, found))
-        scope.cx.makers.update(dict.fromkeys(step.defines, step.results[0]) if step.results else {})
-        return build(call.instance.result, found)
+        return build(call.instance.result, data.results(scope.cx, step, leaf_types(call.instance.result), dict(call.sizes)))
 
     # --- instances ------------------------------------------------------------------------------------------------------------
     def arguments(self, scope: Scope, at: ast.AST, c: Callee, given: dict[str, Any]) -> Jump:

@@ -12,6 +12,7 @@ from hasten.base.types import Tensor as TensorType
 from hasten.base.types import listing
 from hasten.functions import data
 from hasten.functions import values as v
+from hasten.functions.branches import choose
 from hasten.functions.kinds import field_types
 from hasten.functions.scope import Scope
 from hasten.functions.types import kept
@@ -132,8 +133,6 @@ def made(scope: Scope, at: ast.AST, items: Datum, element: Callable[[Any], tuple
     family = listing(sample[0])
 
     def body(x: Any, done: Value) -> list[Value]:
-        from hasten.functions.branches import choose
-
         test, value = element(x)
         longer = scope.guarded(at, "the list", None, lambda: data.pack(scope.cx, family.variants[SNOC], [done, v.lifted(scope.cx, value)]))
         return [choose(scope, at, test, lambda: longer, lambda: done)]

@@ -173,7 +173,7 @@ def _subscript(scope: Scope, node: ast.Subscript) -> Any:
         return lists.item(scope, node, base, scope.evaluate(node.slice))
     index = [scope.evaluate(e) for e in node.slice.elts] if isinstance(node.slice, ast.Tuple) else [scope.evaluate(node.slice)]
     if isinstance(base, (Tensor, np.ndarray)):
-        if isinstance(base, np.ndarray) and all(_static(i) or i is Ellipsis or isinstance(i, slice) for i in index):
+        if isinstance(base, np.ndarray) and all(map(_known_index, index)):
             return base[tuple(index)]
         return _indexed(scope, node, scope.as_tensor(node, base), index)
     if isinstance(base, type) and hasattr(base, "__class_getitem__"):  # an annotation, as list[int]
@@ -184,6 +184,10 @@ def _subscript(scope: Scope, node: ast.Subscript) -> Any:
             raise scope.error(node, f"{kind}, not by {', '.join(map(v.describe, index))}")
         return scope.guarded(node, "indexing", None, lambda: base[index[0]])
     raise scope.error(node, f"{v.describe(base)} cannot be indexed")
+
+
+def _known_index(i: Any) -> bool:
+    return all(map(_static, (i.start, i.stop, i.step))) if isinstance(i, slice) else i is Ellipsis or _static(i)
 
 
 @expression(ast.Slice)

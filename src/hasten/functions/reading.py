@@ -36,7 +36,7 @@ def read_instance(world: World, instance: Instance) -> TracedFunction:
 
     names = {n: build(t, incoming(leaf_types(t))) for n, t in instance.types.items() if n not in instance.forms}
     value = None if instance.value is None else Datum(instance.value, Given("closure"))
-    known = iter([data.leaf_of(x) for x in (incoming(instance.extra) if value is None else _captured(cx, value, instance.extra))])
+    known = iter([data.leaf_of(x) for x in (incoming(instance.extra) if value is None else data.results(cx, Unpack([value]), instance.extra, {}))])
     names |= {n: v.unflatten(form, known) for n, form in instance.forms.items()}
     own = c if instance.closure is None else callee(v.unflatten(instance.closure, known))
     inner = own.scope(world, cx)
@@ -48,16 +48,6 @@ def read_instance(world: World, instance: Instance) -> TracedFunction:
     else:
         end = run(inner, c.tree.body)
     return TracedFunction(instance.name, cx, params, defines, inner.finish(end), value)
-
-
-def _captured(cx: Context, value: Datum, types: Sequence[Any]) -> list[Any]:
-    """What a closure has captured."""
-    step = Unpack([value])
-    sizes: dict[str, DimLike] = {}
-    found = [data.incoming(cx, t, sizes, step, step.defines) for t in types]
-    step.results.extend(map(data.leaf_of, found))
-    cx.makers.update(dict.fromkeys(step.defines, step.results[0]) if found else {})
-    return found
 
 
 def _ending(world: World, inner: Scope, instance: Instance, end: Completion, sizes: dict[str, DimLike]) -> Any:
