@@ -18,6 +18,7 @@ NAMES = {
 }  # fmt: skip
 
 
+FLAT = 0.02  # of its memory at most that a soak may add
 DOORS = {"hasten": "torch.compile, Hasten", "eager": "PyTorch", "inductor": "torch.compile, Inductor", "hasten.compile": "hasten.compile"}
 
 
@@ -130,10 +131,10 @@ def memory(data: Data) -> Iterable[str]:
         yield "The encoder without a plan (each temporary is an allocation) and with it, on one thread; the last column is whole calls without over with it:"
         yield table(["length", "allocations", "fewer", "us for memory", "less", "call"], [*lines, bars])
     if found := data.get("peaks"):
-        lines = [[f"`{network}`", batch, f"{row['dynamic'] / 1e6:.2f}", f"{row['static'] / 1e6:.2f}", at_most(row["ratio"], goals["peak"], ".3f")]
+        lines = [[f"`{network}`", batch, f"{row['static'] / 1e6:.2f}", *(at_most(row["ratios"][unknown], goals["peak"], ".3f") for unknown in ("batch", "all"))]
                  for network, rows in found["networks"].items() for batch, row in rows.items()]  # fmt: skip
-        yield f"The arena in MB, where batch, height and width are not known and where they are (bar: at most {goals['peak']:.2f}x):"
-        yield table(["network", "batch", "dynamic", "static", "ratio"], lines)
+        yield f"The arena where sizes are not known, for the sizes of the static model, over that model's (bar: at most {goals['peak']:.2f}x):"
+        yield table(["network", "batch", "static, MB", "batch unknown", "batch, height, width unknown"], lines)
     if found := data.get("lengths"):
         yield (f"Resident memory over {found['lengths']} lengths, each run once: {found['bytes'][0] / 1e6:.1f} MB after the first twentieth, at most "
                f"{at_most(found['growth'], goals['resident'], '.4f')} of that later (bar: at most {goals['resident']:.2f}x).")  # fmt: skip
@@ -183,7 +184,15 @@ def torch_door(data: Data) -> Iterable[str]:
     yield f"Graphs compiled for the lengths: {data['graphs_compiled']}. Largest difference from eager PyTorch: {data['largest_difference']:.0e}."
 
 
+def soak(data: Data) -> Iterable[str]:
+    memory, compiler = data["memory"], "**a compiler was loaded**" if data["compiler_loaded"] else "no compiler was loaded"
+    growth = "**unknown**" if data["growth"] is None else at_most(100 * data["growth"], 100 * FLAT, ".2f", "%")
+    yield (f"{data['calls']} calls from {data['threads']} threads over {data['shapes']} shapes in {data['seconds']:.0f} s: of {data['compared']} answers that "
+           f"were compared with ONNX Runtime's {at_most(data['wrong'], 0, 'd', '')} wrong, {compiler}. Resident memory grew by {growth} of the "
+           f"{memory['warm'] / 1e6:.1f} MB that it had when every shape had come by once (bar: at most {FLAT:.0%}).")  # fmt: skip
+
+
 WRITERS: dict[str, Callable[[Data], Iterable[str]]] = {
-    "encoder": encoder, "tree": tree, "streams": streams, "lstm": lstm, "decode": decode, "memory": memory, "vm": vm, "torch_door": torch_door,
+    "encoder": encoder, "tree": tree, "streams": streams, "lstm": lstm, "decode": decode, "memory": memory, "vm": vm, "soak": soak, "torch_door": torch_door,
 }  # fmt: skip
 """Program of dynamic/ -> what makes the paragraphs of its result; its name is the marker on the page, too."""
