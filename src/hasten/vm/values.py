@@ -208,8 +208,10 @@ class _Conversion:
     def leaf(self, f: TensorField, x: Any, at: tuple[Any, int], sizes: dict[str, int]) -> Any:
         """`at`: the value that x is a field of, and the field's number."""
         if f.number:
-            exact = NUMBERS[f.dtype]
-            return x if type(x) is exact and (exact is not int or -_LIMIT <= int(x) < _LIMIT) else exact(tensor(self.field(at), f.dtype, (), x).item())
+            number = NUMBERS[f.dtype]
+            exact: bool = type(x) is number
+            fits = exact and (number is not int or -_LIMIT <= x < _LIMIT)
+            return x if fits else number(tensor(self.field(at), f.dtype, (), x).item())
         array = x if is_exact(x, f.dtype, len(f.shape)) else tensor(self.field(at), f.dtype, f.shape, x)  # type: ignore[arg-type]
         for axis, (want, got) in enumerate(zip(f.shape, array.shape, strict=True)):
             size = sizes.setdefault(want, got) if isinstance(want, str) else want
