@@ -128,7 +128,7 @@ def sentences(part: str = "test") -> list[Array]:
     vocabulary = {word: k for k, word in enumerate((folder() / "vocab.txt").read_text(encoding="utf-8").splitlines())}
     found = []
     for tree in trees:
-        words = re.findall(r"\(\d ([^()\s]+)\)", tree)
+        words = re.findall(r"\(\d ([^() ]+)\)", tree)
         ids = [piece for word in words for piece in pieces(word.lower(), vocabulary)]
         found.append(np.array([[vocabulary["[CLS]"], *ids[:510], vocabulary["[SEP]"]]], np.int64))
     return found
