@@ -28,7 +28,7 @@ def started(names: Sequence[str], model: Path, first: Feeds, threads: int, folde
     found = {}
     for text in names:
         cache = folder / "".join(c if c.isalnum() else "_" for c in text)
-        cache.mkdir()
+        cache.mkdir(parents=True, exist_ok=True)
         engine = stack.enter_context(Engine(EngineSpec.parse(text), model, threads, machine.cpus()[:threads], cache))
         try:
             engine.load(first)

@@ -34,13 +34,15 @@ import zoo  # noqa: E402
 from encoder import turns  # noqa: E402
 
 import hasten  # noqa: E402
-from hasten import api  # noqa: E402
 from hasten.base.dims import evaluate  # noqa: E402
 from hasten.bench.statistics import interval  # noqa: E402
 from hasten.bench.worker import memory as resident  # noqa: E402
 from hasten.codegen import isa as isas  # noqa: E402
+from hasten.frontends import load_graph  # noqa: E402
+from hasten.graph import prepare  # noqa: E402
 from hasten.lower import compile as stages  # noqa: E402
 from hasten.lower import memory  # noqa: E402
+from hasten.lower.graph import Options, trace_model  # noqa: E402
 from hasten.profile.instructions import time_instructions  # noqa: E402
 from hasten.vm import program as P  # noqa: E402
 
@@ -145,8 +147,9 @@ def sized(model: onnx.ModelProto, sizes: Sequence[int | str]) -> onnx.ModelProto
 def lowered(model: onnx.ModelProto) -> P.Program:
     """The Program; its kernels are not compiled."""
     target = isas.get(None)
-    traced, _ = api.trace(model, None, None, target, "highest", True, api.Stage(None), None)
-    return stages.lower_model(traced, target, 1, "highest")[0]
+    graph = load_graph(model)
+    prepare(graph)
+    return stages.lower_model(trace_model(graph, Options(True, "highest", target)), target, 1, "highest")[0]
 
 
 def arena(program: P.Program, sizes: dict[str, int]) -> int:

@@ -104,18 +104,27 @@ def measured(task: Task, data: Path, threads: int, args: argparse.Namespace) -> 
     """Microseconds of a call on each engine, and how many times as fast Hasten is."""
     model = data / "models" / f"{task.model}.onnx"
     case = trained.Case(task.model, "", model, {})
-    with tempfile.TemporaryDirectory(prefix="hasten-streams-") as folder, ExitStack() as stack:
-        engines = contest.started(args.engines, model, task.calls[0], threads, Path(folder), stack)
-        before = compilations(BASE, engines[BASE], Path(folder))
+    with ExitStack() as stack:
+        engines = contest.started(args.engines, model, task.calls[0], threads, args.cache, stack)
+        before = compilations(BASE, engines[BASE], args.cache)
         answers = {name: engine.sequence(task.calls, task.carry, keep=True)[1] for name, engine in engines.items()}
         errors = {name: case.check(found, answers["onnxruntime"]) for name, found in answers.items()}
         times = contest.race(engines, task.calls, task.carry, args.rounds or (2 if args.quick else 12))
-        after = compilations(BASE, engines[BASE], Path(folder))
+        after = compilations(BASE, engines[BASE], args.cache)
     rows = contest.compared(times, len(task.items), errors, f"{task.model:16} {threads} thr")
     shapes = len({tuple(np.shape(value) for value in item.values()) for item in task.items})
     print(f"{task.model:16} {threads} thr, {shapes} shapes: files in the cache {before} after the first call, {after} after all")
     best = min(row["ratio"] for name, row in rows.items() if name != BASE)
     return {"kind": task.kind, "calls": len(task.items), "shapes": shapes, "best": best, "compilations": after - before, "engines": rows}
+
+
+def contested(chosen: Sequence[Task], data: Path, threads: int, args: argparse.Namespace) -> Data:
+    """All tasks with so many threads, and their means."""
+    rows = {task.model: measured(task, data, threads, args) for task in chosen}
+    means = {kind: geometric_mean(best) for kind in GOALS if (best := [row["best"] for row in rows.values() if row["kind"] == kind])}
+    for kind, mean in means.items():
+        print(f"{threads} thr, {kind}: {mean:.2f} times as fast as the best peer (goal {GOALS[kind]})")
+    return {"means": means, "models": rows}
 
 
 def main() -> None:
@@ -124,6 +133,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--engines", nargs="*", default=ENGINES)
+    parser.add_argument("--cache", type=Path, help="a folder that keeps what engines compile, for the next run")
     machine.add_arguments(parser)
     args = parser.parse_args()
     data = trained.data_folder()
@@ -131,13 +141,10 @@ def main() -> None:
         sys.exit("the data folder is not here: set HASTEN_DATA")
     quiet = machine.Quiet(args.even_if_busy)
     chosen = [task for task in tasks(data, args.quick) if not args.models or any(part in task.model for part in args.models)]
-    found: Data = {}
-    for threads in args.threads:
-        rows = {task.model: measured(task, data, threads, args) for task in chosen}
-        means = {kind: geometric_mean(best) for kind in GOALS if (best := [row["best"] for row in rows.values() if row["kind"] == kind])}
-        for kind, mean in means.items():
-            print(f"{threads} thr, {kind}: {mean:.2f} times as fast as the best peer (goal {GOALS[kind]})")
-        found[str(threads)] = {"means": means, "models": rows}
+    with tempfile.TemporaryDirectory(prefix="hasten-streams-") as folder:
+        args.cache = args.cache or Path(folder)
+        found = {str(threads): contested(chosen, data, threads, args) for threads in args.threads}
+    del args.cache
     machine.write("dynamic/streams", quiet, {"goals": GOALS, "threads": found}, args)
 
 
