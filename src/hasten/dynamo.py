@@ -27,9 +27,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from hasten import api
 from hasten.base.errors import HastenError, InputError, UnsupportedOperator
+from hasten.codegen import isa
 from hasten.frontends.torch_arrays import reader, writer
 from hasten.frontends.torch_graph import AtenGraph, aten_graph
 from hasten.frontends.torch_recurrent import recurrent_operators
+from hasten.vm.runtime import thread_count
 
 MOST_BINDINGS = 16  # sets of parameters for which a graph is kept compiled
 log = logging.getLogger("hasten.torch")
@@ -47,12 +49,14 @@ class Options:
 
     @classmethod
     def of(cls, given: Mapping[str, Any] | None) -> Options:
-        """Raises InputError for an unknown name or precision."""
+        """Raises InputError for an unknown name or value."""
         unknown = set(given or {}) - set(cls.__dataclass_fields__)
         if unknown:
             raise InputError(f"options of the backend 'hasten' are {', '.join(cls.__dataclass_fields__)}; not {', '.join(map(repr, sorted(unknown)))}")
         options = cls(**(given or {}))
         api.check_precision(options.precision)
+        isa.get(options.isa)
+        thread_count(options.threads)
         return options
 
 

@@ -175,7 +175,7 @@ def test_options(caplog):
     module = nn.Linear(8, 8)
     same(compiled(module, threads=1, isa="portable", precision="strict")(x), module(x))
     assert "isa portable, threads 1" in said(caplog, "compiled")[0].getMessage()
-    for wrong, message in (({"thread": 1}, "'thread'"), ({"precision": "low"}, "precision='low'")):
+    for wrong, message in (({"thread": 1}, "'thread'"), ({"precision": "low"}, "precision='low'"), ({"isa": "avx9"}, "avx9"), ({"threads": -1}, "threads")):
         torch._dynamo.reset()
         with pytest.raises(Exception, match=message):
             compiled(module, **wrong)(x)

@@ -69,8 +69,7 @@ def _attention(graph: Any, node: Any) -> None:
     firsts = [user for user in node.users if user.target is operator.getitem and user.args[1] == 0]
     if len(firsts) != len(node.users):
         return
-    query, key, value, *rest = node.args
-    dropout, causal = [*rest, *(0.0, False)[len(rest) :]]
+    query, key, value, dropout, causal = (*node.args, *(0.0, False)[len(node.args) - 3 :])
     with graph.inserting_before(node):
         whole = graph.call_function(
             ATTENTION,
