@@ -246,7 +246,8 @@ def trace(model: Any, example_inputs: Any, dynamic_shapes: Any, dims: Mapping[st
         from hasten.functions.entry import trace_function
 
         step("trace", 2, 4)
-        return trace_function(model, Options(host_ops, precision, target)), {"source.txt": "".join(model.source.lines)} if dump else {}
+        options = Options(host_ops, precision, target, dims or {})
+        return trace_function(model, options), {"source.txt": "".join(model.source.lines)} if dump else {}
     if _is_module(model):
         from hasten.frontends.torch import export_module
 

@@ -294,3 +294,17 @@ def test_many_random_trees(rng: np.random.Generator) -> None:
     for n in rng.integers(1, 200, 300):
         t = tree(rng, int(n))
         same(compiled(t), reference(t), 1e-4)
+
+
+def test_sizes_of_inputs_are_promised() -> None:
+    @hasten.function
+    def f(x: Tensor(("n", 3)), y: Tensor(("n",))) -> Tensor(("n",)):
+        return x.sum(axis=1) + y
+
+    x, y = np.ones((4, 3), np.float32), np.zeros(4, np.float32)
+    compiled = hasten.compile(f, dims={"n": 4})
+    same(compiled(x, y), np.full(4, 3, np.float32))
+    with pytest.raises(hasten.ShapeMismatch):
+        compiled(x[:2], y[:2])
+    with pytest.raises(hasten.InputError, match="'m'"):
+        hasten.compile(f, dims={"m": 4})

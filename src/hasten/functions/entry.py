@@ -9,6 +9,7 @@ from typing import Any
 from hasten.base import dims as D
 from hasten.base.dims import DimLike
 from hasten.base.types import Data, reachable
+from hasten.base.types import Tensor as TensorType
 from hasten.functions import calls, data, expressions, loops, operators, statements
 from hasten.functions import values as v
 from hasten.functions.callees import callee
@@ -17,7 +18,8 @@ from hasten.functions.instances import World
 from hasten.functions.kinds import FunctionType, TupleType, build, complete, field_types
 from hasten.functions.scope import Scope
 from hasten.lower.graph import Options, Traced
-from hasten.lower.trace import Context, Datum, Source, Value
+from hasten.lower.sizes import Sizes
+from hasten.lower.trace import Context, Datum, Source, Tensor, Value
 
 LANGUAGE = (calls, expressions, loops, operators, statements)  # imported for what they register
 
@@ -30,7 +32,7 @@ def trace_function(function: Function, options: Options) -> Traced:
     c = callee(function)
     scope = c.scope(world, cx)
     types = c.types(scope)
-    traced = Traced(cx)
+    traced = Traced(cx, sizes=Sizes(options.dims))
     sizes: dict[str, DimLike] = {}
     given: dict[str, Any] = {}
     for name, wanted in types.items():
@@ -38,6 +40,7 @@ def trace_function(function: Function, options: Options) -> Traced:
             message = f"the parameter {name!r} of a function that is compiled needs a type, as {name}: hasten.Tensor((1, 300))"
             raise function.source.error(function.source.tree, message)
         given[name] = build(wanted, [_input(traced, scope, label, t, sizes) for label, t in _labels(name, wanted)])
+    traced.sizes.unmet()
     at = function.source.tree
     result = world.call(scope, at, function, list(given.values()), {})
     leaves: list[Value] = []
@@ -76,12 +79,20 @@ def _input(traced: Traced, scope: Scope, label: str, wanted: Any, sizes: dict[st
     """A parameter's leaf as an input; its sizes keep their names."""
     cx = traced.cx
     kind = data.tensor_type(wanted)
-    for d in kind.shape if kind is not None else ():
+    for axis, d in enumerate(kind.shape if kind is not None else ()):
         if isinstance(d, str) and d not in sizes:
             cx.fresh.taken.add(d)
-            sizes[d] = D.symbol(d)
-    value = data.incoming(cx, wanted, sizes, Source(label))
-    traced.inputs.append((label, data.leaf_of(value)))
+            sizes[d] = traced.sizes.enter(d, d, f"input {label!r}, axis {axis}")
+    known = {name: traced.sizes.find(d) for name, d in sizes.items()}
+    for part, (size, step) in traced.sizes.parts.items():
+        cx.fresh.taken.add(part)
+        cx.aliases[part] = D.floordiv(D.symbol(size), step)
+    value = data.incoming(cx, wanted, known, Source(label))
+    leaf = data.leaf_of(value)
+    if isinstance(leaf, Tensor):
+        assert isinstance(kind, TensorType)
+        traced.bound[label] = tuple(sizes[d] if isinstance(d, str) else d for d in kind.shape)
+    traced.inputs.append((label, leaf))
     return value
 
 
