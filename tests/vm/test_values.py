@@ -285,6 +285,18 @@ def test_lists_in_values(toolbox: Any) -> None:
             model(Forest.Of([[]], [], []))
 
 
+def test_a_list_that_holds_itself(toolbox: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hasten.vm.native.values._MOST", 1000)
+    nested = adt("Nested", Of=[lambda: listing(nested)])
+    again: list[Any] = []
+    again.append(nested.Of(again))
+    for model in both(toolbox, copying(nested)):
+        with pytest.raises(InputError, match="input 'v', field 0 of Nested.Of.*: a list that holds itself"):
+            model(nested.Of(again))
+        shared = [nested.Of([])]
+        assert model(nested.Of([nested.Of(shared), nested.Of(shared)])) == nested.Of([nested.Of([nested.Of([])])] * 2)
+
+
 def test_a_list_may_be_changed_while_a_model_runs(toolbox: Any) -> None:
     """Another thread empties the list: what was in it stays alive until the run ends."""
     text = """program 2

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hasten.base.errors import ShapeMismatch, TypeMismatch
+from hasten.base.errors import InputError, ShapeMismatch, TypeMismatch
 from hasten.base.types import SCALARS, Data, Tensor, adt, is_list, reachable
 from hasten.vm.arrays import is_exact, kind, shape_text, tensor
 from hasten.vm.counted import Buffer, Counted, Counts, Word
@@ -165,10 +165,14 @@ class _Conversion:
 
     def value(self, type_name: str, given: Any) -> Any:
         work = [(type_name, given, False)]
+        begun: set[tuple[str, int]] = set()
         while work:
             name, v, ready = work.pop()
             if (name, id(v)) in self.done:
                 continue
+            if not ready and (name, id(v)) in begun:
+                raise InputError(f"{self.place(v)}: a list that holds itself cannot be used")
+            begun.add((name, id(v)))
             if ready:
                 self.done[name, id(v)] = self.rebuilt(name, v)
                 continue
@@ -176,7 +180,8 @@ class _Conversion:
             work.append((name, v, True))
             for k, (f, x) in enumerate(self.values.fields(name, v)):
                 if isinstance(f, str) and (f, id(x)) not in self.done:
-                    self.above.setdefault(id(x), (v, k))
+                    if x is not given:
+                        self.above.setdefault(id(x), (v, k))
                     work.append((f, x, False))
         return self.done[type_name, id(given)]
 

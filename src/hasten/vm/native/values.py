@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from hasten.base.dtypes import dtype
-from hasten.codegen.builder import Function, Module, V
+from hasten.codegen.builder import Function, Module, V, Var
 from hasten.vm import abi
 from hasten.vm.abi import Word
 from hasten.vm.native import counted
@@ -31,6 +31,8 @@ _TUPLE, _NODE_BYTES = 16, 24  # on the way out: next node, value, tuple
 _NUMBERS = {"int64": 0, "float64": 1, "bool": 2}
 """dtypes of Python's numbers, in the order of `Word.CLASSES`."""
 _LIST, _TUPLE_CLASS = 3, 4
+_MOST = 1 << 22
+"""Lists in one input: those that hold themselves have no end, and go the slow way, which finds that out."""
 
 
 def emit_values(module: Module, program: Program) -> None:
@@ -91,6 +93,8 @@ class _Way:
 
 
 class _In(_Way):
+    count: Var  # lists so far
+
     def __init__(self, module: Module, program: Program):
         super().__init__(module, program, VALUE_IN)
 
@@ -105,6 +109,8 @@ class _In(_Way):
             f.store(self.null, self.head(number))
         root = f.alloca(counted.WORDS, 16)
         self.wait(root, f.args[1], f.args[2])
+        if any(t.sequence for t in self.program.types):
+            self.count = f.var("i64", 0)
         self.until_done(self.take, self.part)
         f.ret(f.load("ptr", root))
         f.place("unusual")
@@ -127,6 +133,8 @@ class _In(_Way):
         given = f.load("ptr", place)
         cls = f.load("ptr", f.offset(given, TYPE))
         if self.program.types[number].sequence:
+            self.count.set(self.count.get() + 1)
+            self.need(self.count.get() < _MOST)
             self.sequence(place, given, cls, self.program.types[number].variants[1])
             return
         done = f.label("done")
