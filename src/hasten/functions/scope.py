@@ -144,7 +144,7 @@ class Scope:
 
         got = self.guarded(at, op, node, run)
         got = list(got) if isinstance(got, (list, tuple)) else [got]
-        return got if outputs > 1 else got[0]
+        return got[:outputs] if outputs > 1 else got[0]
 
     def node(self, at: ast.AST, op: str, attributes: dict[str, Any] | None = None, outputs: int = 1) -> Node:
         """A node for an operator's rule; its name tells the line."""
