@@ -69,7 +69,8 @@ def _attention(graph: Any, node: Any) -> None:
     firsts = [user for user in node.users if user.target is operator.getitem and user.args[1] == 0]
     if len(firsts) != len(node.users):
         return
-    query, key, value, dropout, causal = (*node.args, *(0.0, False)[len(node.args) - 3 :])
+    given = tuple(node.args)
+    query, key, value, dropout, causal = (*given, *(0.0, False)[len(given) - 3 :])
     with graph.inserting_before(node):
         whole = graph.call_function(
             ATTENTION,
