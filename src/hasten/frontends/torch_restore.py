@@ -69,8 +69,8 @@ def _attention(graph: Any, node: Any) -> None:
     firsts = [user for user in node.users if user.target is operator.getitem and user.args[1] == 0]
     if len(firsts) != len(node.users):
         return
-    given = tuple(node.args)
-    query, key, value, dropout, causal = (*given, *(0.0, False)[len(given) - 3 :])
+    query, key, value, *rest = node.args
+    dropout, causal = [*rest, *(0.0, False)[len(rest) :]]
     with graph.inserting_before(node):
         whole = graph.call_function(
             ATTENTION,
