@@ -24,6 +24,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import machine  # noqa: E402
+
 WIDTH, HEADS = 64, 4
 SHAPES = [(b, s) for b in range(1, 9) for s in range(1, 126)]  # 1,000
 SAMPLE = SHAPES[::17]
@@ -136,22 +138,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=100_000)
     parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--even-if-busy", action="store_true")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/dynamic/soak.json")
+    machine.add_arguments(parser)
     parser.add_argument("--model", help=argparse.SUPPRESS)  # the process that calls
     args = parser.parse_args()
     if args.model:
         print(json.dumps(Soak(args.model, args.calls, args.threads).run()))
         return
-    import machine
-
     quiet = machine.Quiet(args.even_if_busy)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--model", str(prepare(Path(folder))), "--calls", str(args.calls), "--threads", str(args.threads)]
+        calls = args.calls // 20 if args.quick else args.calls
+        command = [sys.executable, __file__, "--model", str(prepare(Path(folder))), "--calls", str(calls), "--threads", str(args.threads)]
         figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(json.dumps(figures, indent=1))
-    if args.save:
-        machine.write("dynamic/soak", quiet, figures, args)
+    machine.write("dynamic/soak", quiet, figures, args)
     if found := verdict(figures):
         sys.exit(f"not as it must be: {', '.join(found)}")
 

@@ -70,7 +70,7 @@ def _attention(graph: Any, node: Any) -> None:
     if len(firsts) != len(node.users):
         return
     query, key, value, *rest = node.args
-    dropout, causal = [*rest, *(0.0, False)[len(rest) :]]
+    dropout, causal = rest + [0.0, False][len(rest) :]
     with graph.inserting_before(node):
         whole = graph.call_function(
             ATTENTION,
