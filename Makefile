@@ -33,6 +33,8 @@ bench: $(VENV)/.has-dev
 
 figures: $(VENV)/.has-dev
 	@for program in overhead busy compile_time kernels/sweep track/aa models; do $(PY) benchmarks/$$program.py $(ARGS) || exit; done
+	@for program in encoder tree streams lstm decode memory vm torch_door; do $(PY) benchmarks/dynamic/$$program.py $(ARGS) || exit; done
+	@$(PY) benchmarks/dynamic/soak.py $(ARGS)
 	@for program in kernel_accuracy conformance robustness; do $(PY) benchmarks/$$program.py || exit; done
 	@$(PY) benchmarks/report.py
 
