@@ -16,7 +16,8 @@ from hasten.lower import trace as T
 from hasten.lower.emit_nests import nest_call
 from hasten.lower.emit_steps import emit_leave
 from hasten.lower.folding import is_static
-from hasten.lower.formats import Buffer, row_major
+from hasten.lower.formats import Buffer, is_row_major, row_major
+from hasten.lower.memory import mentions
 from hasten.lower.schedule import Schedule, symbols
 from hasten.lower.trace import Block, Datum, Tensor
 from hasten.vm import program as P
@@ -127,6 +128,7 @@ class _Loop:
         self.e, self.o = e, o
         self.homes: dict[int, Buffer] = {}  # of the carried tensors, by their place
         self.go = e.fresh("go")
+        self.outer: set[str] = set()  # temporaries of enclosing blocks
 
     def emit(self) -> None:
         e, o = self.e, self.o
@@ -138,6 +140,7 @@ class _Loop:
         if o.start is not None:
             start = _asked(e, o.start)
         e.define(self.go, start)
+        self.outer = set(e.lowered.temporaries)
         body = emit_block(e, e.schedule.inner[id(o.body)], o.body, self._finish)
         going: DimLike = D.symbol(self.go)
         if o.trips is not None:
@@ -194,8 +197,7 @@ class _Loop:
             copy_to(e, t, e.buffers[id(r)], "stack", (at,))
         fresh = {k: self._next(o.carried[k]) for k in self.homes}
         self._move()
-        for k, new in fresh.items():
-            self._replace(o.carried[k], self.homes[k], new)
+        self._replace(fresh)
         if o.go_on is not None:
             e.define(self.go, _asked(e, o.go_on))
         e.define(o.round, at + 1)
@@ -217,28 +219,48 @@ class _Loop:
                 return e.copy(c.next)
             e.need(have.offset, *have.strides)
             return have
+        taken = self._taken(c.next)
+        if taken is not None:
+            return taken
         target = Buffer(e.fresh("next"), row_major(c.next.shape))
         e.need(*c.next.shape)
         e.code.append(P.Alloc(target.name, bytes_of(c.next)))
         copy_to(e, c.next, target)
         return target
 
-    def _replace(self, c: T.Carried, home: Buffer, new: Buffer) -> None:
+    def _taken(self, t: Tensor) -> Buffer | None:
+        """The memory that t was computed in, where that is a temporary of this block and t is all that lies there: it is handed on, not copied."""
         e = self.e
-        assert isinstance(c.next, Tensor)
-        if not c.sizes:
+        have = e.buffer(t)
+        temporary = None if have is None else e.lowered.temporaries.get(have.name)
+        if have is None or temporary is None or temporary.output or have.name in self.outer:
+            return None
+        if not is_row_major(have, t.shape) or temporary.size != bytes_of(t):
+            return None
+        first = next(k for k, i in enumerate(e.code) if mentions(i, have.name))
+        del e.lowered.temporaries[have.name]
+        e.code.insert(first, P.Alloc(have.name, temporary.size))
+        return have
+
+    def _replace(self, fresh: dict[int, Buffer]) -> None:
+        """What keeps its sizes is copied first: where the next values lie, and how large they are, is told by sizes of this round."""
+        e = self.e
+        sizes: list[tuple[str, str, DimLike]] = []
+        for k, new in sorted(fresh.items(), key=lambda row: bool(self.o.carried[row[0]].sizes)):
+            c, home = self.o.carried[k], self.homes[k]
+            assert isinstance(c.next, Tensor)
+            if c.sizes:
+                e.code.extend((P.Release(home.name), P.View(home.name, new.name, 0)))
+                sizes += [(name, e.fresh("size"), c.next.shape[axis]) for axis, name in c.sizes.items()]
+                continue
             stand_in = Tensor(e.cx, c.next.dtype, c.next.shape, T.Source("next"))
             e.buffers[id(stand_in)] = new
             e.keep.append(stand_in)
             copy_to(e, stand_in, Buffer(home.name, row_major(c.next.shape)))
-            return
-        e.code.append(P.Release(home.name))
-        e.code.append(P.View(home.name, new.name, 0))
-        names = {name: e.fresh("size") for name in c.sizes.values()}
-        for axis, name in c.sizes.items():
-            e.define(names[name], c.next.shape[axis])
-        for name in c.sizes.values():
-            e.define(name, D.symbol(names[name]))
+        for _, size, value in sizes:
+            e.define(size, value)
+        for name, size, _ in sizes:
+            e.define(name, D.symbol(size))
 
     def _grow(self, at: DimLike) -> None:
         """Double the memory of scan outputs when it is full."""

@@ -52,6 +52,11 @@ def _mentions(i: P.Instruction) -> list[str]:
     return []
 
 
+def mentions(i: P.Instruction, buffer: str) -> bool:
+    """Whether an instruction, or one inside of it, uses a buffer."""
+    return buffer in _mentions(i) or any(mentions(inner, buffer) for _, code in _nested(i) for inner in code)
+
+
 def _lifetimes(code: list[P.Instruction], sizes: dict[str, DimLike]) -> dict[str, Life]:
     """Lives of all buffers that are mentioned. What is used in a loop and outside of it lives through all rounds."""
     lives: dict[str, Life] = {}
