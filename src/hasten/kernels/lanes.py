@@ -65,7 +65,7 @@ def lane_last(p: NestProblem, lanes: int) -> NestProblem:
         reads = [_step(x.index[0], name) for x in loads]
         each = sum(1 if step in (0, 1) else 3 if step is not None and step <= MOST_SPREAD else lanes for step in reads)
         stores = sum(1 if _step(s.offset, name) in (0, 1) else lanes for s in p.stores)
-        return (each * rounds + stores) / (min(n, lanes) if isinstance(n, int) else lanes)
+        return (each * rounds + stores) / (max(1, min(n, lanes)) if isinstance(n, int) else lanes)
 
     best = min(reversed(p.outer), key=cost)
     return replace(p, outer=(*(x for x in p.outer if x is not best), best))
