@@ -82,7 +82,7 @@ def sentiment(args: argparse.Namespace) -> Data:
 def whole_test(args: argparse.Namespace) -> Data:
     """Roots of the whole test part: right ones, and those that PyTorch finds, too."""
     module = treelstm.load(args.weights)
-    model, tree_type = treelstm.model(module, args.threads)
+    model = treelstm.model(module, args.threads)
     everything = treelstm.plan(treelstm.trees("test"))
     import torch
 
@@ -90,7 +90,7 @@ def whole_test(args: argparse.Namespace) -> Data:
         h = module(module.words(torch.from_numpy(everything.leaves)), treelstm._tensors(everything))
         theirs = module.out(h[torch.from_numpy(everything.roots)]).argmax(1).numpy()
     trees = treelstm.trees("test")
-    ours = np.array([model(treelstm.value(tree_type, tree, iter(treelstm.vectors(module, tree)))).argmax() for tree in trees])
+    ours = np.array([model(treelstm.value(tree, iter(treelstm.vectors(module, tree)))).argmax() for tree in trees])
     right = float((ours == everything.labels[everything.roots]).mean())
     print(f"{len(trees)} test trees: {int((ours == theirs).sum())} roots with PyTorch's class, {right:.3f} right")
     return {"test": {"trees": len(trees), "same": int((ours == theirs).sum()), "right": right}}
@@ -99,9 +99,9 @@ def whole_test(args: argparse.Namespace) -> Data:
 def shares(args: argparse.Namespace) -> Data:
     """What kernels do not take of a call with one thread, for a tree of the median size."""
     module = treelstm.load(args.weights)
-    model, tree_type = treelstm.model(module, 1)
+    model = treelstm.model(module, 1)
     tree = sorted(treelstm.trees("test"), key=lambda tree: tree.nodes)[len(treelstm.trees("test")) // 2]
-    value = treelstm.value(tree_type, tree, iter(treelstm.vectors(module, tree)))
+    value = treelstm.value(tree, iter(treelstm.vectors(module, tree)))
     profile = record(model, {"tree": value}, seconds=2.0)
     share = 1 - sum(kernel.least for kernel in profile.kernels) / profile.least_call
     print(f"a tree of {tree.nodes} nodes: {profile.least_call * 1e6:.0f} us, {share:.1%} of it not in kernels (goal {SHARE_GOAL:.0%})")

@@ -22,12 +22,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import trained as trained_models
+import trained as trained_models  # noqa: E402
+
+import hasten  # noqa: E402
 
 WORD, STATE, CLASSES = 300, 150, 5
 EPOCHS, BATCH, RATE, KEEP = 3, 64, 2e-3, 0.6
 UNKNOWN = 0  # the word that training did not have
 Array = np.ndarray[Any, Any]
+
+Tree = hasten.adt("Tree", Leaf=[hasten.Tensor((1, WORD))], Node=["Tree", "Tree"])
+Row, Classes = hasten.Tensor((1, STATE)), hasten.Tensor((1, CLASSES))
 
 
 @dataclass(frozen=True)
@@ -228,28 +233,24 @@ class Runner:
         return {}
 
 
-def model(module: Any, threads: int) -> tuple[Any, Any]:
-    """The compiled hasten.function and its data type."""
-    import hasten
-
+def model(module: Any, threads: int) -> Any:
+    """The compiled hasten.function: Tree -> Classes."""
     wx, bx, wh, bh, wo, bo = (
         np.ascontiguousarray(t.detach().numpy().T) for layer in (module.leaf, module.node, module.out) for t in (layer.weight, layer.bias[None].T)
     )
-    tree_type = hasten.adt("Tree", Leaf=[hasten.Tensor((1, WORD))], Node=["Tree", "Tree"])
-    row = hasten.Tensor((1, STATE))
 
     @hasten.function
     def gate(g, k: int):  # noqa: ANN001, ANN202
         return hasten.op.Sigmoid(g[:, k * STATE : (k + 1) * STATE])
 
     @hasten.function
-    def encode(tree: tree_type) -> tuple[row, row]:  # type: ignore[valid-type]
+    def encode(tree: Tree) -> tuple[Row, Row]:  # type: ignore[valid-type]
         match tree:
-            case tree_type.Leaf(x):
+            case Tree.Leaf(x):
                 g = x @ wx + bx
                 c = gate(g, 0) * np.tanh(g[:, 2 * STATE :])
                 return gate(g, 1) * np.tanh(c), c
-            case tree_type.Node(left, right):
+            case Tree.Node(left, right):
                 hl, cl = encode(left)
                 hr, cr = encode(right)
                 g = np.concatenate([hl, hr], axis=1) @ wh + bh
@@ -257,24 +258,23 @@ def model(module: Any, threads: int) -> tuple[Any, Any]:
                 return gate(g, 3) * np.tanh(c), c
 
     @hasten.function
-    def classify(tree: tree_type) -> hasten.Tensor((1, CLASSES)):  # type: ignore[valid-type]
+    def classify(tree: Tree) -> Classes:  # type: ignore[valid-type]
         h, _ = encode(tree)
         return h @ wo + bo
 
-    return hasten.compile(classify, threads=threads), tree_type
+    return hasten.compile(classify, threads=threads)
 
 
-def value(tree_type: Any, tree: Node, leaves: Iterator[Array]) -> Any:
-    """The tree as a value of the data type."""
+def value(tree: Node, leaves: Iterator[Array]) -> Any:
+    """The tree as a value."""
     if not tree.children:
-        return tree_type.Leaf(next(leaves))
-    left, right = (value(tree_type, child, leaves) for child in tree.children)
-    return tree_type.Node(left, right)
+        return Tree.Leaf(next(leaves))
+    left, right = (value(child, leaves) for child in tree.children)
+    return Tree.Node(left, right)
 
 
 def _hasten(module: Any, threads: int) -> tuple[Any, Any]:
-    compiled, tree_type = model(module, threads)
-    return lambda tree, leaves: value(tree_type, tree, iter(leaves)), compiled
+    return lambda tree, leaves: value(tree, iter(leaves)), model(module, threads)
 
 
 def _recursion(module: Any, threads: int) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ from hasten.base.dims import symbol
 from hasten.codegen import isa as isa_module
 from hasten.kernels.conv import ConvProblem
 from hasten.kernels.dense_winograd import winograd_problem
-from hasten.kernels.winograd import WINOGRAD_ARGS, WinogradProblem, emit_winograd, pack_winograd_weights, winograd_scratch_bytes
+from hasten.kernels.winograd import WINOGRAD_ARGS, WinogradProblem, emit_winograd, layout, pack_winograd_weights, winograd_scratch_bytes
 from hasten.kernels.winograd_matrices import POINTS, Algorithm, algorithm
 
 PAIRS = [(m, r) for n in POINTS for r in range(1, n + 1) for m in [n + 1 - r]]
@@ -248,6 +249,15 @@ def test_filters_with_one_large_weight_are_direct():
     weights[3, 5, 1, 2] = 100.0  # a fifth of all squares
     assert winograd_problem("highest", target, problem, weights, 1, 32, 32) is None
     assert winograd_problem("highest", target, problem, np.zeros_like(weights), 1, 32, 32) is not None
+
+
+@pytest.mark.parametrize("name", ["portable", "avx2", "avx512"])
+def test_all_register_tiles_of_a_kernel_add_up_in_one_order(name):
+    """Which tile computes an output depends on how threads share the work; its bits must not."""
+    isa = isa_module.get(name, cross=True)
+    for outputs, tiles, images in itertools.product((4, 16, 40), (None, 1, 3, 16, 35, 500), (None, 1, 8)):
+        shapes = layout(WinogradProblem(32, outputs, (3, 3), FOUR, tiles, images), isa).plan.shapes
+        assert len({shape.splits for shape in shapes}) == 1 and shapes == sorted(shapes, key=lambda shape: -shape.rows)
 
 
 def test_cost_decides_what_is_used():

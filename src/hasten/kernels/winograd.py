@@ -36,7 +36,6 @@ from hasten.kernels.winograd_transform import nested
 WINOGRAD_ARGS = CONV_ARGS
 INPUT_BYTES = 256 << 10  # of transformed inputs that are a share of the second level cache
 STRIP_TILES = 56  # of a strip at least, where there are so many: filters are transformed once for each strip
-LEAST_ROWS = 4  # of a register tile where the number of tiles is not known
 FEW_TILES = 112  # with fewer, register tiles are chosen to fit their number
 LINE = 64
 
@@ -121,16 +120,14 @@ def layout(problem: WinogradProblem, isa: Isa) -> Layout:
 
 
 def _plan(problem: WinogradProblem, isa: Isa) -> Plan:
-    """Register tiles: with narrow panels (see `block`), of one size that fits few tiles, else of several, for the tiles that remain."""
+    """Register tiles: with narrow panels (see `block`), of sizes that fit few tiles, else of several, for the tiles that remain. All add up in one
+    order: which one computes a tile depends on how threads share the work, and bits must not."""
     likely = None if problem.tiles is None else problem.tiles * (problem.images or 1)
     few = likely is not None and likely <= FEW_TILES
     plan = tile.plan(isa, min(problem.outputs, LINE // FLOAT), likely if few else None, slack=True)
-    if few:
-        return plan
-    rows = [plan.rows[0]]
-    while rows[-1] > LEAST_ROWS:
-        rows.append((rows[-1] + 1) // 2)
-    return replace(plan, rows=tuple(rows))
+    most = plan.rows[0]
+    rows = plan.rows if few else tuple(dict.fromkeys(-(-most // part) for part in (1, 2, 4, 8)))
+    return replace(plan, rows=tuple(r for r in rows if Shape(r, plan.vectors, plan.lanes).splits == plan.shapes[0].splits))
 
 
 def _odd_lines(count: int) -> int:
