@@ -35,7 +35,7 @@ from hasten.bench.statistics import interval  # noqa: E402
 from hasten.profile.record import record  # noqa: E402
 
 Data = dict[str, Any]
-BASE = "tree_hasten"
+BASE, REFERENCE = "tree_hasten", "tree_recursion"
 PEERS = {"tree_hasten": "HASTEN", "tree_recursion": "RECURSION", "tree_levels": "LEVELS", "tree_dynet": "DYNET"}
 GOALS = {"tree_recursion": 6.0, "tree_levels": 1.5, "tree_dynet": 1.5}  # times as fast
 SHARE_GOAL = 0.15  # of the time at most that kernels do not take
@@ -55,26 +55,29 @@ def sentiment(args: argparse.Namespace) -> Data:
         weights.parent.mkdir(parents=True, exist_ok=True)
         treelstm.train(weights)
     with installed(HERE, {name: f"treelstm:{peer}" for name, peer in PEERS.items()}), ExitStack() as stack:
-        engines, answers = {}, {}
-        for name in PEERS:
+        engines, answers, errors = {}, {}, {}
+        for name in sorted(PEERS, key=lambda name: name != REFERENCE):
             spec = EngineSpec.parse(f"{name}:trees={count}")
             engine = stack.enter_context(Engine(spec, weights, args.threads, machine.cpus()[: args.threads], args.cache))
             try:
                 engine.load(items[0])
+                answers[name] = [answer["y"] for answer in engine.sequence(items, keep=True)[1]]
             except EngineError as error:
                 print(f"left out: {error}")
                 continue
-            engines[name], answers[name] = engine, [answer["y"] for answer in engine.sequence(items, keep=True)[1]]
+            errors[name] = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(answers[name], answers.get(REFERENCE, answers[name]), strict=True))
+            if errors[name] > CLOSE:
+                print(f"left out: {name}: its answers are {errors[name]:.1e} from PyTorch's")
+                continue
+            engines[name] = engine
         times: dict[str, list[int]] = {name: [] for name in engines}
         for name in turns(engines, args.rounds or (2 if args.quick else 12)):
             times[name].append(sum(engines[name].sequence(items)[0]))
     rows = {}
     for name, ns in times.items():
         found = interval([theirs / ours for theirs, ours in zip(ns, times[BASE], strict=True)])
-        apart = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(answers[name], answers["tree_recursion"], strict=True))
-        assert apart <= CLOSE, f"{name}: {apart} from PyTorch's answers"
         rows[name] = {"us_per_token": statistics.median(ns) / tokens / 1e3, "ratio": found.value, "low": found.low, "high": found.high,
-                      "goal": GOALS.get(name), "error": apart}  # fmt: skip
+                      "goal": GOALS.get(name), "error": errors[name]}  # fmt: skip
         print(f"{name:16} {rows[name]['us_per_token']:8.2f} us a token, Hasten is {found.value:.2f} times as fast [{found.low:.2f}, {found.high:.2f}]")
     return {"trees": count, "tokens": tokens, "engines": rows, **whole_test(args), **shares(args)}
 
@@ -103,7 +106,8 @@ def shares(args: argparse.Namespace) -> Data:
     tree = sorted(treelstm.trees("test"), key=lambda tree: tree.nodes)[len(treelstm.trees("test")) // 2]
     value = treelstm.value(tree, iter(treelstm.vectors(module, tree)))
     profile = record(model, {"tree": value}, seconds=2.0)
-    share = 1 - sum(kernel.least for kernel in profile.kernels) / profile.least_call
+    parts = profile.parts()  # by instructions, each of which is marked: kernels timed apart run longer than in a call
+    share = 1 - parts["kernels"] / sum(parts.values())
     print(f"a tree of {tree.nodes} nodes: {profile.least_call * 1e6:.0f} us, {share:.1%} of it not in kernels (goal {SHARE_GOAL:.0%})")
     return {"share": {"nodes": tree.nodes, "microseconds": profile.least_call * 1e6, "not_kernels": share, "goal": SHARE_GOAL}}
 
